@@ -1,0 +1,39 @@
+//! overfall: an overlay file system for every kernel.
+//!
+//! Give it lower directories and an upper directory and you get the merged tree that the kernel's
+//! overlayfs would give you, on every kernel, without root; what it leaves in the upper directory
+//! is what the kernel would have left.
+//!
+//! The kernel's own overlayfs does the work wherever a trial proves that it really works there.
+//! Elsewhere a FUSE server does, with the same rules on the same on-disk format.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use overfall::Overlay;
+//!
+//! let lowers = [Path::new("/srv/base")];
+//! let overlay = Overlay::writable(lowers.into_iter(), "/srv/upper", "/srv/work", "/srv/merged");
+//! let mounted = overlay.mount()?;
+//! println!("carried by {}", mounted.backend());
+//! mounted.unmount()?;
+//! # Ok::<(), overfall::Error>(())
+//! ```
+//!
+//! `docs/ARCHITECTURE.md` in the repository describes the modules and which may use which.
+
+pub mod backend;
+pub mod changes;
+pub mod cli;
+pub mod container;
+mod error;
+pub mod format;
+pub mod options;
+mod overlay;
+pub mod probe;
+pub mod server;
+pub mod sys;
+pub mod union;
+
+pub use backend::{Backend, Mounted};
+pub use error::{Error, Result};
+pub use overlay::Overlay;

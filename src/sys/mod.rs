@@ -1,0 +1,4 @@
+//! System calls that the crates we use don't offer, and the only place for `unsafe`.
+
+/// A system error number.
+pub use rustix::io::Errno;
