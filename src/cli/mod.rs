@@ -1,8 +1,67 @@
-//! The command line: one file for each command.
+//! The command line: one file for each command, with its arguments and its few lines of glue.
+//!
+//! Exit codes: 0 done; 1 the answer is no (`check`); 2 bad input or a refusing system, with one
+//! line on stderr; `run` passes its command's own code on (128 + N for a signal N).
+
+mod check;
+mod mount;
+mod run;
+mod umount;
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{Backend, Error};
+
+/// An overlay file system for every kernel.
+#[derive(Debug, Parser)]
+#[command(name = "overfall", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Check(check::Args),
+}
+
+/// `--backend`, as typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BackendArg {
+    /// The kernel's overlayfs where a trial proves that it works, FUSE otherwise
+    Auto,
+    /// The kernel's overlayfs
+    Native,
+    /// The FUSE server
+    Fuse,
+}
+
+impl From<BackendArg> for Backend {
+    fn from(arg: BackendArg) -> Self {
+        match arg {
+            BackendArg::Auto => Backend::Auto,
+            BackendArg::Native => Backend::Native,
+            BackendArg::Fuse => Backend::Fuse,
+        }
+    }
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Mount(args) => mount::run(args),
+        Command::Umount(args) => umount::run(args),
+        Command::Check(args) => check::run(args),
+    };
+    outcome.unwrap_or_else(|error: Error| {
+        eprintln!("overfall: {error}");
+        ExitCode::from(2)
+    })
 }
