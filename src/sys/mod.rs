@@ -2,8 +2,11 @@
 //! `unsafe`.
 #![allow(unsafe_code)] // this module alone; see above
 
+pub mod chmod;
 pub mod cwd;
 pub mod fileflags;
+pub mod privilege;
+pub mod tree;
 pub mod xattr;
 
 /// A system error number.

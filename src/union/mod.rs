@@ -1,234 +1,206 @@
-//! The merged tree, with no FUSE in it.
+//! The merged tree: lower layers and an upper one shown as the kernel's overlayfs would show
+//! them, with no FUSE in it.
+//!
+//! A [`Union`] is asked by node number and name, as a FUSE server is. It holds its layers by
+//! descriptors: once open, it resolves no path, so it can serve from anywhere.
+//!
+//! The lock order stands at the head of `locks.rs`.
 
+mod copy_data;
+mod copy_up;
+mod descriptors;
+mod layer;
+mod listing;
+mod locks;
+mod lookup;
+mod node;
+mod number;
+mod ops;
+mod owners;
+mod setup;
+mod spot;
+mod table;
+#[cfg(test)]
+mod tests;
 mod types;
+mod work;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::sync::Arc;
 
-use crate::options::Options;
-use crate::{Error, Result};
+use rustix::fs::Stat;
+
+use crate::format::XattrNamespace;
+use crate::format::override_stat::{self, OverrideStat};
+use crate::sys::Errno;
+use layer::{Ground, RealDir, RealId};
+use listing::Listings;
+use locks::OrderedRwLock;
+use node::{DirPart, Node, Real};
+use owners::OwnerPolicy;
+use spot::Spot;
+use table::Table;
+use work::Work;
+
+pub use owners::Owners;
+pub use setup::Setup;
 pub use types::*;
 
 /// `Result` of a request to the merged tree.
 pub type Outcome<T> = std::result::Result<T, Fault>;
 
-/// What the merged tree does about owners that it can't give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Owners {
-    /// Owners are what the layers say; one that can't be given is an error, as with the kernel.
-    #[default]
-    Real,
-    /// For a user namespace whose root is not the machine's: unmapped owners are shown as root,
-    /// and an owner, mode or device that can't be given is recorded in
-    /// `user.containers.override_stat` (podman's format).
-    FakeRoot,
-}
-
-/// What a merged tree is made of.
-#[derive(Debug, Clone, Default)]
-pub struct Setup {
-    /// Layers and format options; paths are resolved once, when the tree is opened.
-    pub options: Options,
-    /// The owners' policy.
-    pub owners: Owners,
-}
-
 /// The merged tree.
 #[derive(Debug)]
-pub struct Union;
+pub struct Union {
+    ground: Arc<Ground>,
+    table: Table,
+    listings: Listings,
+    /// Present for a writable mount.
+    work: Option<Work>,
+    namespace: XattrNamespace,
+    owners: OwnerPolicy,
+    /// For each lower layer: whether its root says that it may hold xattr-whiteouts.
+    xattr_whiteouts: Vec<bool>,
+    /// Numbers of the copied-up files of this mount, by what they are in the upper layer.
+    origins: OrderedRwLock<HashMap<RealId, Ino>>,
+}
 
 impl Union {
-    /// Takes every layer's descriptor, locks and sweeps the work directory. After this no path
-    /// is resolved again. Errors are the ones a user can mend.
-    pub fn open(_setup: &Setup) -> Result<Self> {
-        Err(Error::system("opening the layers"))
+    fn node(&self, id: NodeId) -> Outcome<Arc<Node>> {
+        self.table
+            .get(id)
+            .ok_or_else(|| Fault::merged("finding a node", Errno::STALE))
     }
 
-    /// The root's attributes.
-    pub fn root(&self) -> Outcome<Attr> {
-        todo!()
-    }
-
-    /// Looks a name up; `None` says that it isn't there (a caller may remember that).
-    /// Counts one look-up.
-    pub fn lookup(&self, _parent: NodeId, _name: &OsStr) -> Outcome<Option<Entry>> {
-        todo!()
+    fn dir_node(&self, id: NodeId) -> Outcome<DirNode> {
+        let node = self.node(id)?;
+        match &node.dir {
+            Some(dir) => Ok(DirNode {
+                dir: dir.clone(),
+                node,
+            }),
+            None => Err(Fault::merged("finding a directory", Errno::NOTDIR)),
+        }
     }
 
     /// Gives back `count` look-ups of a node.
-    pub fn forget(&self, _id: NodeId, _count: u64) {
-        todo!()
+    pub fn forget(&self, id: NodeId, count: u64) {
+        self.release(id, count);
     }
 
-    /// The attributes of a node.
-    pub fn getattr(&self, _id: NodeId) -> Outcome<Attr> {
-        todo!()
+    fn release(&self, id: NodeId, count: u64) {
+        for node in self.table.release(id, count) {
+            self.ground.descriptors.remove(node.slot);
+            if node.dir.is_some() {
+                self.listings.drop_listing(node.id);
+            }
+        }
     }
 
-    /// Changes attributes; copies up first.
-    pub fn setattr(&self, _caller: Caller, _id: NodeId, _change: &SetAttr) -> Outcome<Attr> {
-        todo!()
+    /// How many nodes are in memory.
+    pub fn node_count(&self) -> usize {
+        self.table.len()
     }
 
-    /// The target of a symbolic link.
-    pub fn readlink(&self, _id: NodeId) -> Outcome<Vec<u8>> {
-        todo!()
+    /// Where a node's real object can be reached now.
+    fn spot(&self, node: &Arc<Node>) -> Outcome<Spot> {
+        if let Some(dir) = &node.dir {
+            let top = dir
+                .top()
+                .ok_or_else(|| Fault::merged("finding a directory", Errno::STALE))?;
+            return Ok(Spot::itself(top));
+        }
+        let state = node.state.read();
+        let parent = state
+            .link
+            .as_ref()
+            .and_then(|link| Some((link.parent.dir.as_ref()?, &link.name)));
+        let at = |dir: &Arc<RealDir>, name: &OsStr| Spot::At {
+            dir: dir.clone(),
+            name: name.into(),
+        };
+        match (&state.real, parent) {
+            (Real::Detached(file), _) => Ok(Spot::Open(file.clone())),
+            (Real::Upper(_), Some((parent, name))) if parent.upper.get().is_some() => {
+                let upper = parent.upper.get();
+                upper.map(|dir| at(dir, name)).ok_or_else(stale)
+            }
+            (Real::Lower { slot, .. }, Some((parent, name))) => parent
+                .lowers
+                .get(usize::from(*slot))
+                .map(|dir| at(dir, name))
+                .ok_or_else(stale),
+            _ => Err(stale()),
+        }
     }
 
-    /// Makes a name that must not exist yet. `mode` has the permission bits before the umask.
-    /// Counts one look-up.
-    pub fn make(
-        &self,
-        _caller: Caller,
-        _parent: NodeId,
-        _name: &OsStr,
-        _kind: NewKind<'_>,
-        _mode: u32,
-        _umask: u32,
-    ) -> Outcome<Entry> {
-        todo!()
+    /// As [`Union::spot`], with the object's `stat`. Makes sure that it is the node's object: a
+    /// rename may have come between.
+    fn spot_and_stat(&self, node: &Arc<Node>) -> Outcome<(Spot, Stat)> {
+        const ATTEMPTS: usize = 8;
+        for _ in 0..ATTEMPTS {
+            let expected = match &node.state.read().real {
+                Real::Upper(id) | Real::Lower { id, .. } => Some(*id),
+                Real::Dir | Real::Detached(_) => None,
+            };
+            let spot = self.spot(node)?;
+            if let Some(stat) = spot.stat()?
+                && expected.is_none_or(|id| id == self.ground.real_id(&stat))
+            {
+                return Ok((spot, stat));
+            }
+        }
+        Err(stale())
     }
 
-    /// Makes a further name for a file. Counts one look-up.
-    pub fn link(&self, _id: NodeId, _parent: NodeId, _name: &OsStr) -> Outcome<Entry> {
-        todo!()
+    /// What is recorded about the owner of a name in a real directory.
+    fn record(&self, dir: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<Option<OverrideStat>> {
+        if !self.may_have_record(stat) {
+            return Ok(None);
+        }
+        let value = dir.xattr(name, OsStr::new(override_stat::NAME))?;
+        Ok(value.and_then(|value| OverrideStat::parse(&value)))
     }
 
-    /// Removes a name that isn't a directory.
-    pub fn unlink(&self, _parent: NodeId, _name: &OsStr) -> Outcome<()> {
-        todo!()
+    /// As [`Union::record`] for a spot.
+    fn record_at(&self, spot: &Spot, stat: &Stat) -> Option<OverrideStat> {
+        if !self.may_have_record(stat) {
+            return None;
+        }
+        let value = spot.get_xattr(OsStr::new(override_stat::NAME)).ok()?;
+        OverrideStat::parse(&value)
     }
 
-    /// Removes an empty directory.
-    pub fn rmdir(&self, _parent: NodeId, _name: &OsStr) -> Outcome<()> {
-        todo!()
+    /// Only files and directories can carry `user.*` attributes (xattr(7)).
+    fn may_have_record(&self, stat: &Stat) -> bool {
+        let kind = FileKind::of_mode(stat.st_mode);
+        self.owners.records() && matches!(kind, FileKind::Regular | FileKind::Directory)
     }
 
-    /// Renames.
-    pub fn rename(
-        &self,
-        _parent: NodeId,
-        _name: &OsStr,
-        _new_parent: NodeId,
-        _new_name: &OsStr,
-        _mode: RenameMode,
-    ) -> Outcome<()> {
-        todo!()
+    /// Whether an attribute is the owner's record, which is ours and not the user's.
+    fn is_record(&self, name: &OsStr) -> bool {
+        self.owners.records() && name == override_stat::NAME
     }
 
-    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
-    pub fn read(&self, _id: NodeId, _offset: u64, _buffer: &mut [u8]) -> Outcome<usize> {
-        todo!()
+    /// The attributes of a node whose real object has this `stat`.
+    fn attr_of(&self, node: &Node, spot: &Spot, stat: &Stat) -> Attr {
+        let record = self.record_at(spot, stat);
+        let mut attr = self.owners.show(node.state.read().ino, stat, record);
+        if node.dir.as_ref().is_some_and(|dir| dir.is_merged()) {
+            attr.nlink = 1;
+        }
+        attr
     }
+}
 
-    /// Writes; copies up first.
-    pub fn write(
-        &self,
-        _id: NodeId,
-        _offset: u64,
-        _data: &[u8],
-        _kill: KillPriv,
-    ) -> Outcome<usize> {
-        todo!()
-    }
+/// A node that is a directory.
+#[derive(Debug, Clone)]
+struct DirNode {
+    node: Arc<Node>,
+    dir: Arc<DirPart>,
+}
 
-    /// Writes a file's data (`data_only`: without its attributes) to the disk.
-    pub fn fsync(&self, _id: NodeId, _data_only: bool) -> Outcome<()> {
-        todo!()
-    }
-
-    /// As [`Union::fsync`] for a directory.
-    pub fn fsyncdir(&self, _id: NodeId, _data_only: bool) -> Outcome<()> {
-        todo!()
-    }
-
-    /// fallocate(2): `mode` is its mode argument.
-    pub fn fallocate(&self, _id: NodeId, _offset: u64, _length: u64, _mode: i32) -> Outcome<()> {
-        todo!()
-    }
-
-    /// lseek(2) for data and holes.
-    pub fn seek(&self, _id: NodeId, _offset: u64, _seek: Seek) -> Outcome<u64> {
-        todo!()
-    }
-
-    /// copy_file_range(2).
-    pub fn copy_range(
-        &self,
-        _from: NodeId,
-        _from_offset: u64,
-        _to: NodeId,
-        _to_offset: u64,
-        _length: u64,
-    ) -> Outcome<usize> {
-        todo!()
-    }
-
-    /// Lists a directory from `offset` (0, or a `next` of an earlier entry) until `take` is full.
-    pub fn readdir(
-        &self,
-        _id: NodeId,
-        _offset: u64,
-        _take: &mut dyn FnMut(DirEntry<'_>) -> Flow,
-    ) -> Outcome<()> {
-        todo!()
-    }
-
-    /// As [`Union::readdir`], each name looked up; counts one look-up for each entry that was
-    /// taken, `.` and `..` excepted: these come without an [`Entry`].
-    pub fn readdir_plus(
-        &self,
-        _id: NodeId,
-        _offset: u64,
-        _take: &mut dyn FnMut(DirEntry<'_>, Option<Entry>) -> Flow,
-    ) -> Outcome<()> {
-        todo!()
-    }
-
-    /// The value of an extended attribute.
-    pub fn getxattr(&self, _id: NodeId, _name: &OsStr) -> Outcome<Vec<u8>> {
-        todo!()
-    }
-
-    /// The names of the extended attributes, each ended by a NUL.
-    pub fn listxattr(&self, _id: NodeId) -> Outcome<Vec<u8>> {
-        todo!()
-    }
-
-    /// Sets an extended attribute; copies up first.
-    pub fn setxattr(
-        &self,
-        _caller: Caller,
-        _id: NodeId,
-        _name: &OsStr,
-        _value: &[u8],
-        _mode: XattrMode,
-    ) -> Outcome<()> {
-        todo!()
-    }
-
-    /// Removes an extended attribute; copies up first.
-    pub fn removexattr(&self, _id: NodeId, _name: &OsStr) -> Outcome<()> {
-        todo!()
-    }
-
-    /// Space and inodes of the upper layer, or of the top lower layer without one.
-    pub fn statfs(&self) -> Outcome<StatFs> {
-        todo!()
-    }
-
-    /// The inode flags; `like` says in which form.
-    pub fn file_flags(&self, _id: NodeId, _like: FileFlags) -> Outcome<FileFlags> {
-        todo!()
-    }
-
-    /// Sets the inode flags; copies up first.
-    pub fn set_file_flags(&self, _id: NodeId, _flags: FileFlags) -> Outcome<()> {
-        todo!()
-    }
-
-    /// Writes everything to the disk (unless volatile), empties the work directory and lets the
-    /// layers go.
-    pub fn close(&self) -> Outcome<()> {
-        todo!()
-    }
+fn stale() -> Fault {
+    Fault::merged("finding an object", Errno::STALE)
 }

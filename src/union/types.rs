@@ -31,6 +31,21 @@ pub enum FileKind {
     Socket,
 }
 
+impl FileKind {
+    /// The type in a `st_mode`.
+    pub(crate) fn of_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFIFO => FileKind::Fifo,
+            libc::S_IFCHR => FileKind::CharDevice,
+            libc::S_IFDIR => FileKind::Directory,
+            libc::S_IFBLK => FileKind::BlockDevice,
+            libc::S_IFLNK => FileKind::Symlink,
+            libc::S_IFSOCK => FileKind::Socket,
+            _ => FileKind::Regular,
+        }
+    }
+}
+
 /// A point in time: seconds since the epoch (may be negative) and nanoseconds (0..1e9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {

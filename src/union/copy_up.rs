@@ -1,0 +1,413 @@
+//! Copy-up: giving a lower object its place in the upper layer before it is changed.
+//!
+//! The copy is built in the work directory, completed, written to the disk and published by one
+//! rename that replaces nothing. Killed at any moment, the upper shows the old state or the new
+//! one. Two copy-ups run side by side; who needs the same node waits for it, nobody else does.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags};
+
+use super::copy_data;
+use super::descriptors::{Access, OpenFile};
+use super::layer::{LayerIndex, RealDir};
+use super::node::{DirPart, Node, Real};
+use super::owners;
+use super::spot::Spot;
+use super::table::Key;
+use super::types::{Attr, Fault, FileKind};
+use super::work::{Durability, Temp, Work};
+use super::{Outcome, Union};
+use crate::format::{self, IMPURE, ORIGIN_UNKNOWN, override_stat};
+use crate::sys::{Errno, xattr};
+
+/// How much of a file's data a copy-up takes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
+    All,
+    /// The file is about to be cut to this size.
+    UpTo(u64),
+}
+
+/// A finished copy in the work directory.
+struct Copy<'w> {
+    temp: Temp<'w>,
+    /// A descriptor of it that can still be used once it has no name.
+    file: Arc<OpenFile>,
+}
+
+impl Union {
+    /// The upper layer's work directory, or `EROFS` for a mount without one.
+    pub(super) fn work(&self) -> Outcome<&Work> {
+        self.work
+            .as_ref()
+            .ok_or_else(|| Fault::merged("changing a read-only mount", Errno::ROFS))
+    }
+
+    /// Copies the node up where it isn't yet, with its parents.
+    pub(super) fn copy_up(&self, node: &Arc<Node>, data: Data) -> Outcome<()> {
+        let work = self.work()?;
+        if node.is_upper() {
+            return Ok(());
+        }
+        // From the highest parent that is missing down, without recursion: paths can be long.
+        let mut missing = vec![node.clone()];
+        loop {
+            let last = &missing[missing.len() - 1];
+            let Some(parent) = last
+                .state
+                .read()
+                .link
+                .as_ref()
+                .map(|link| link.parent.clone())
+            else {
+                break;
+            };
+            if parent.is_upper() {
+                break;
+            }
+            missing.push(parent);
+        }
+        while let Some(next) = missing.pop() {
+            self.copy_up_one(work, &next, data)?;
+        }
+        Ok(())
+    }
+
+    /// The upper directory of a directory node, copied up where needed.
+    pub(super) fn upper_dir<'n>(
+        &self,
+        node: &'n Arc<Node>,
+        dir: &'n DirPart,
+    ) -> Outcome<&'n Arc<RealDir>> {
+        self.copy_up(node, Data::All)?;
+        dir.upper
+            .get()
+            .ok_or_else(|| Fault::merged("copy-up of a directory", Errno::STALE))
+    }
+
+    fn copy_up_one(&self, work: &Work, node: &Arc<Node>, data: Data) -> Outcome<()> {
+        let _only_one = node.copy_up.lock();
+        if node.is_upper() {
+            return Ok(());
+        }
+        let spot = self.spot(node)?;
+        let Some(stat) = spot.stat()? else {
+            return Err(spot.fault("copy-up: stat", Errno::STALE));
+        };
+        let record = self.record_at(&spot, &stat);
+        let shown = self.owners.show(node.state.read().ino, &stat, record);
+        let copy = self.build(work, &spot, &stat, &shown, data)?;
+        self.publish_copy(node, copy, &stat)
+    }
+
+    /// Builds the finished copy in the work directory.
+    fn build<'w>(
+        &self,
+        work: &'w Work,
+        spot: &Spot,
+        stat: &Stat,
+        shown: &Attr,
+        data: Data,
+    ) -> Outcome<Copy<'w>> {
+        let temp = work.temp()?;
+        let fault = |op| move |errno| work.fault(op, errno);
+        let kind = FileKind::of_mode(stat.st_mode);
+        let mut substitute = false;
+        let fd = match kind {
+            FileKind::Regular => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                let to =
+                    rustix::fs::openat(work.as_fd(), temp.name(), flags, Mode::RUSR | Mode::WUSR)
+                        .map_err(fault("copy-up: creating the file"))?;
+                self.copy_file_data(spot, &to, stat.st_size as u64, data)?;
+                to
+            }
+            FileKind::Directory => {
+                rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU)
+                    .map_err(fault("copy-up: creating the directory"))?;
+                open_temp(work, &temp, OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(fault("copy-up: opening the directory"))?
+            }
+            FileKind::Symlink => {
+                let target = self.read_link_at(spot)?;
+                rustix::fs::symlinkat(OsStr::from_bytes(&target), work.as_fd(), temp.name())
+                    .map_err(fault("copy-up: creating the link"))?;
+                open_temp(work, &temp, OFlags::PATH).map_err(fault("copy-up: opening the link"))?
+            }
+            _ => {
+                let file_type = FileType::from_raw_mode(stat.st_mode);
+                let mode = Mode::RUSR | Mode::WUSR;
+                let made =
+                    rustix::fs::mknodat(work.as_fd(), temp.name(), file_type, mode, stat.st_rdev);
+                match made {
+                    Ok(()) => open_temp(work, &temp, OFlags::PATH)
+                        .map_err(fault("copy-up: opening the node"))?,
+                    Err(Errno::PERM) if self.owners.records() => {
+                        substitute = true;
+                        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                        rustix::fs::openat(work.as_fd(), temp.name(), flags, mode)
+                            .map_err(fault("copy-up: creating a stand-in"))?
+                    }
+                    Err(errno) => return Err(work.fault("copy-up: creating the node", errno)),
+                }
+            }
+        };
+        let access = match kind {
+            FileKind::Regular => Access::Write,
+            FileKind::Directory => Access::Read,
+            _ if substitute => Access::Write,
+            _ => Access::Path,
+        };
+        let copy = Copy {
+            temp,
+            file: OpenFile::new(fd, access),
+        };
+        // After the data: a write takes security.capability off.
+        self.copy_xattrs(work, spot, &copy)?;
+        if kind == FileKind::Directory || stat.st_nlink == 1 {
+            self.mark_origin(work, &copy)?;
+        }
+        self.give_owner(work, &copy, shown, substitute)?;
+        let times = times_of(stat);
+        copy_spot(&copy)
+            .set_times(&times)
+            .map_err(fault("copy-up: setting the times"))?;
+        if kind == FileKind::Regular && work.durability == Durability::Synced {
+            rustix::fs::fsync(copy.file.as_fd()).map_err(fault("copy-up: writing to the disk"))?;
+        }
+        Ok(copy)
+    }
+
+    fn copy_file_data(&self, spot: &Spot, to: &OwnedFd, size: u64, data: Data) -> Outcome<()> {
+        let wanted = match data {
+            Data::All => size,
+            Data::UpTo(limit) => size.min(limit),
+        };
+        if wanted == 0 {
+            return Ok(());
+        }
+        let from = open_for_reading(spot).map_err(|errno| spot.fault("copy-up: opening", errno))?;
+        copy_data::copy(from.as_fd(), to.as_fd(), wanted, wanted == size)
+            .map_err(|errno| spot.fault("copy-up: copying the data", errno))
+    }
+
+    /// Copies every attribute but the overlay's own. One that the upper can't hold is left out,
+    /// unless it guards something (`security.*`, ACLs).
+    fn copy_xattrs(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {
+        let names = match spot.list_xattrs() {
+            Ok(names) => names,
+            Err(Errno::OPNOTSUPP) => return Ok(()),
+            Err(errno) => return Err(spot.fault("copy-up: listing attributes", errno)),
+        };
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            let name = OsStr::from_bytes(name);
+            if self.namespace.is_private(name) || self.is_record(name) {
+                continue;
+            }
+            let value = match spot.get_xattr(name) {
+                Ok(value) => value,
+                Err(Errno::NODATA) => continue,
+                Err(Errno::OPNOTSUPP) if !is_guard(name) => continue,
+                Err(errno) => return Err(spot.fault("copy-up: reading an attribute", errno)),
+            };
+            match copy_spot(copy).set_xattr(name, &value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) if !is_guard(name) => {}
+                // A user namespace can't give security attributes that the kernel sets itself.
+                Err(Errno::PERM) if name == "security.selinux" => {}
+                Err(errno) => {
+                    return Err(work
+                        .fault("copy-up: setting an attribute", errno)
+                        .named(name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_origin(&self, work: &Work, copy: &Copy<'_>) -> Outcome<()> {
+        let result =
+            copy_spot(copy).set_xattr(self.namespace.origin(), ORIGIN_UNKNOWN, XattrFlags::empty());
+        match result {
+            // user.* can't be set on links, devices and fifos; the kernel leaves it out there.
+            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(work.fault("copy-up: marking the origin", errno)),
+        }
+    }
+
+    /// Gives the copy the owner and mode of the original, or records them.
+    fn give_owner(
+        &self,
+        work: &Work,
+        copy: &Copy<'_>,
+        shown: &Attr,
+        substitute: bool,
+    ) -> Outcome<()> {
+        let spot = copy_spot(copy);
+        let mut given = spot.chown(Some(shown.uid), Some(shown.gid));
+        if given.is_ok() && shown.kind != FileKind::Symlink {
+            given = spot.chmod(u32::from(shown.perm));
+        }
+        match given {
+            Ok(()) if !substitute => Ok(()),
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
+                self.write_record(&spot, shown)
+            }
+            Ok(()) => Ok(()),
+            Err(errno) => Err(work.fault("copy-up: giving the owner", errno)),
+        }
+    }
+
+    /// Writes what an object should look like where it can't.
+    pub(super) fn write_record(&self, spot: &Spot, shown: &Attr) -> Outcome<()> {
+        let value = owners::record_of(shown).format();
+        let name = OsStr::new(override_stat::NAME);
+        match spot.set_xattr(name, &value, XattrFlags::empty()) {
+            // A link's or fifo's owner can't be recorded: it is shown as the server's.
+            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(spot.fault("recording an owner", errno)),
+        }
+    }
+
+    /// Publishes a finished copy under the node's name, or keeps it nameless where the name has
+    /// gone meanwhile.
+    fn publish_copy(&self, node: &Arc<Node>, copy: Copy<'_>, origin: &Stat) -> Outcome<()> {
+        let Some(link) = node.state.read().link.clone() else {
+            return Err(Fault::merged("copy-up of the root", Errno::ROFS));
+        };
+        let Some(parent) = &link.parent.dir else {
+            return Err(Fault::merged("copy-up", Errno::STALE).named(&link.name));
+        };
+        let stat = rustix::fs::fstat(copy.file.as_fd())
+            .map_err(|errno| self.copy_fault("copy-up: stat of the copy", errno))?;
+        let id = self.ground.real_id(&stat);
+        let names = parent.names.write();
+        let named = node.state.read().named;
+        let real = if named {
+            let Some(upper) = parent.upper.get() else {
+                return Err(Fault::merged("copy-up", Errno::STALE).named(&link.name));
+            };
+            self.publish_in(upper, &link.name, copy)?;
+            Real::Upper(id)
+        } else if node.dir.is_some() {
+            return Err(Fault::merged("copy-up", Errno::NOENT).named(&link.name));
+        } else {
+            // Unlinked but open: the copy lives as long as its descriptor.
+            Real::Detached(copy.file.clone())
+        };
+        if let Some(dir) = &node.dir {
+            if let Some(upper) = parent.upper.get() {
+                let _ = dir.upper.set(upper.child(&link.name, id));
+            }
+        } else {
+            let keeps_number = origin.st_nlink == 1;
+            let mut state = node.state.write();
+            if keeps_number {
+                if named {
+                    self.origins.write().insert(id, state.ino);
+                }
+            } else {
+                state.ino = self.ground.numbers.ino(id.fs, id.ino);
+            }
+            let old = std::mem::replace(&mut state.real, real);
+            drop(state);
+            drop(old);
+            // Whoever reads next opens the copy.
+            self.ground.descriptors.remove(node.slot);
+        }
+        if named {
+            self.table.rekey(node, Key::Real(LayerIndex::Upper, id));
+        }
+        drop(names);
+        Ok(())
+    }
+
+    fn copy_fault(&self, op: &'static str, errno: Errno) -> Fault {
+        Fault {
+            errno,
+            op,
+            place: super::types::Place::Work,
+            name: None,
+        }
+    }
+
+    /// Renames the copy into the upper directory, marks that impure and gives it its times back.
+    fn publish_in(&self, upper: &Arc<RealDir>, name: &OsStr, copy: Copy<'_>) -> Outcome<()> {
+        let dir = upper.open()?;
+        let before = rustix::fs::fstat(dir.as_fd())
+            .map_err(|errno| upper.fault("copy-up: stat of the parent", name, errno))?;
+        self.mark_impure(upper)?;
+        let published = copy.temp.publish(dir.as_fd(), name, RenameFlags::NOREPLACE);
+        published.map_err(|errno| upper.fault("copy-up: publishing", name, errno))?;
+        Spot::itself(upper)
+            .set_times(&times_of(&before))
+            .map_err(|errno| upper.fault("copy-up: giving the parent its times back", name, errno))
+    }
+
+    /// Marks an upper directory as one that may hold copied-up entries.
+    pub(super) fn mark_impure(&self, upper: &Arc<RealDir>) -> Outcome<()> {
+        let dot = OsStr::new(".");
+        let attr = self.namespace.impure();
+        if upper.xattr(dot, attr)?.as_deref() == Some(IMPURE) {
+            return Ok(());
+        }
+        match Spot::itself(upper).set_xattr(attr, IMPURE, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(upper.fault("marking a directory impure", dot, errno)),
+        }
+    }
+
+    /// Marks a directory (a name in `dir`) as one that hides the lower ones.
+    pub(super) fn mark_opaque(&self, dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+        let attr = self.namespace.opaque();
+        xattr::set(dir.as_fd(), name, attr, format::OPAQUE, XattrFlags::empty())
+    }
+}
+
+/// The copy while it is in the work directory. By descriptor, as far as that goes.
+fn copy_spot(copy: &Copy<'_>) -> Spot {
+    match copy.file.access() {
+        Access::Path => copy.temp.spot(),
+        Access::Read | Access::Write => Spot::Open(copy.file.clone()),
+    }
+}
+
+fn open_temp(work: &Work, temp: &Temp<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(work.as_fd(), temp.name(), flags, Mode::empty())
+}
+
+/// Opens for reading without leaving an access time, where we may.
+pub(super) fn open_for_reading(spot: &Spot) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    match spot.open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => spot.open(flags),
+        result => result,
+    }
+}
+
+pub(super) fn times_of(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: stat.st_atime,
+            tv_nsec: stat.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: stat.st_mtime_nsec as _,
+        },
+    }
+}
+
+/// Attributes that protect: losing one on the way is an error.
+fn is_guard(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
+}

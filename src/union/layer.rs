@@ -1,0 +1,257 @@
+//! The real side: layers and the directories in them.
+//!
+//! Every step into a layer is one name relative to a directory descriptor, symbolic links not
+//! followed, so no walk leaves its layer whatever is swapped under it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+
+use super::descriptors::{Access, Descriptors, OpenFile, Slot};
+use super::locks::{OrderedRwLock, Rank};
+use super::number::{FsIndex, Numbers};
+use super::types::{Fault, Place};
+use crate::sys::{Errno, xattr};
+
+/// A layer's position: the upper, or a lower counted from the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LayerIndex {
+    Upper,
+    Lower(u16),
+}
+
+impl LayerIndex {
+    pub(crate) fn place(self) -> Place {
+        match self {
+            LayerIndex::Upper => Place::Upper,
+            LayerIndex::Lower(index) => Place::Lower(index),
+        }
+    }
+}
+
+/// Identity of an object on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RealId {
+    pub(crate) fs: FsIndex,
+    pub(crate) ino: u64,
+}
+
+/// What all real directories of a mount share.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) descriptors: Descriptors,
+    pub(crate) numbers: Numbers,
+    /// The mount's own target, taken before anything was mounted on it. A layer that contains it
+    /// is served what lies beneath: resolving the name would ask ourselves, and wait.
+    pub(crate) target: Option<Target>,
+}
+
+/// The directory that the merged tree is mounted on, as it was before.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) parent: RealId,
+    pub(crate) name: OsString,
+    pub(crate) beneath: OwnedFd,
+}
+
+impl Ground {
+    pub(crate) fn real_id(&self, stat: &Stat) -> RealId {
+        RealId {
+            fs: self.numbers.fs(stat.st_dev),
+            ino: stat.st_ino,
+        }
+    }
+}
+
+/// One directory of one layer. Its descriptor may be dropped and is then opened again from the
+/// parent, so it costs nothing to keep many.
+#[derive(Debug)]
+pub(crate) struct RealDir {
+    ground: Arc<Ground>,
+    pub(crate) layer: LayerIndex,
+    pub(crate) id: RealId,
+    slot: Slot,
+    position: OrderedRwLock<Position>,
+}
+
+#[derive(Debug, Clone)]
+enum Position {
+    /// A descriptor that is never dropped: a layer's root, a removed directory.
+    Held(Arc<OpenFile>),
+    Below {
+        parent: Arc<RealDir>,
+        name: Box<OsStr>,
+    },
+}
+
+impl RealDir {
+    /// The root of a layer.
+    pub(crate) fn root(
+        ground: &Arc<Ground>,
+        layer: LayerIndex,
+        fd: OwnedFd,
+    ) -> Result<Arc<Self>, Errno> {
+        let stat = rustix::fs::fstat(&fd)?;
+        let id = ground.real_id(&stat);
+        Ok(Self::new(
+            ground,
+            layer,
+            id,
+            Position::Held(OpenFile::new(fd, Access::Read)),
+        ))
+    }
+
+    /// The directory `name`, which has just been seen to have the identity `id`.
+    pub(crate) fn child(self: &Arc<Self>, name: &OsStr, id: RealId) -> Arc<Self> {
+        let position = Position::Below {
+            parent: self.clone(),
+            name: name.into(),
+        };
+        Self::new(&self.ground, self.layer, id, position)
+    }
+
+    fn new(ground: &Arc<Ground>, layer: LayerIndex, id: RealId, position: Position) -> Arc<Self> {
+        let position = OrderedRwLock::new(Rank::Place, position);
+        let slot = ground.descriptors.slot();
+        Arc::new(Self {
+            ground: ground.clone(),
+            layer,
+            id,
+            slot,
+            position,
+        })
+    }
+
+    /// An error of `op` on `name` in this directory.
+    pub(crate) fn fault(&self, op: &'static str, name: &OsStr, errno: Errno) -> Fault {
+        Fault {
+            errno,
+            op,
+            place: self.layer.place(),
+            name: Some(name.to_os_string()),
+        }
+    }
+
+    /// Its descriptor, opened where needed.
+    pub(crate) fn open(&self) -> Result<Arc<OpenFile>, Fault> {
+        if let Some(file) = self.ground.descriptors.get(self.slot) {
+            return Ok(file);
+        }
+        // A rename may move the directory between reading where it is and going there.
+        let mut last: Option<(Arc<RealDir>, Box<OsStr>)> = None;
+        loop {
+            let (parent, name) = match &*self.position.read() {
+                Position::Held(file) => return Ok(file.clone()),
+                Position::Below { parent, name } => (parent.clone(), name.clone()),
+            };
+            let stale = Fault {
+                errno: Errno::STALE,
+                op: "reopening a directory",
+                place: self.layer.place(),
+                name: Some(name.to_os_string()),
+            };
+            if last
+                .as_ref()
+                .is_some_and(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name)
+            {
+                return Err(stale);
+            }
+            match parent.open_child_dir(&name) {
+                Ok(file) => {
+                    let stat = rustix::fs::fstat(file.as_fd())
+                        .map_err(|errno| parent.fault("stat of a directory", &name, errno))?;
+                    if self.ground.real_id(&stat) == self.id {
+                        self.ground.descriptors.put(self.slot, file.clone());
+                        return Ok(file);
+                    }
+                }
+                Err(fault)
+                    if !matches!(fault.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) =>
+                {
+                    return Err(fault);
+                }
+                Err(_) => {}
+            }
+            last = Some((parent, name));
+        }
+    }
+
+    /// Opens the directory `name` in this one.
+    pub(crate) fn open_child_dir(&self, name: &OsStr) -> Result<Arc<OpenFile>, Fault> {
+        let parent = self.open()?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (from, name_there) = match self.beneath_target(name) {
+            Some(target) => (target.beneath.as_fd(), OsStr::new(".")),
+            None => (parent.as_fd(), name),
+        };
+        let open = |more| rustix::fs::openat(from, name_there, flags | more, Mode::empty());
+        match open(OFlags::RDONLY) {
+            Ok(fd) => Ok(OpenFile::new(fd, Access::Read)),
+            // Searchable but not readable: enough for look-ups.
+            Err(Errno::ACCESS) => open(OFlags::PATH)
+                .map(|fd| OpenFile::new(fd, Access::Path))
+                .map_err(|errno| self.fault("opening a directory", name, errno)),
+            Err(errno) => Err(self.fault("opening a directory", name, errno)),
+        }
+    }
+
+    /// Stats `name`; `None` when it isn't there.
+    pub(crate) fn stat(&self, name: &OsStr) -> Result<Option<Stat>, Fault> {
+        let result = match self.beneath_target(name) {
+            Some(target) => rustix::fs::fstat(&target.beneath),
+            None => {
+                let dir = self.open()?;
+                let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+                rustix::fs::statat(dir.as_fd(), name, flags)
+            }
+        };
+        match result {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(self.fault("stat", name, errno)),
+        }
+    }
+
+    fn beneath_target(&self, name: &OsStr) -> Option<&Target> {
+        let target = self.ground.target.as_ref()?;
+        (target.parent == self.id && target.name == name).then_some(target)
+    }
+
+    /// One attribute of `name`, or of the directory itself for `.`; `None` when it isn't set.
+    pub(crate) fn xattr(&self, name: &OsStr, attr: &OsStr) -> Result<Option<Vec<u8>>, Fault> {
+        let dir = self.open()?;
+        if name == "." && dir.access() == Access::Read {
+            return Ok(xattr::fget(dir.as_fd(), attr).ok());
+        }
+        Ok(xattr::get_optional(dir.as_fd(), name, attr))
+    }
+
+    /// Keeps a descriptor that was opened while looking the directory up.
+    pub(crate) fn remember(&self, file: &Arc<OpenFile>) {
+        self.ground.descriptors.put(self.slot, file.clone());
+    }
+
+    /// Says that the directory is now `name` in `parent`.
+    pub(crate) fn moved(&self, parent: &Arc<RealDir>, name: &OsStr) {
+        let position = Position::Below {
+            parent: parent.clone(),
+            name: name.into(),
+        };
+        let old = std::mem::replace(&mut *self.position.write(), position);
+        drop(old);
+    }
+
+    /// Says that the directory is about to lose its name: from now on `file` is all that is left.
+    pub(crate) fn hold(&self, file: Arc<OpenFile>) {
+        let old = std::mem::replace(&mut *self.position.write(), Position::Held(file));
+        drop(old);
+    }
+}
+
+impl Drop for RealDir {
+    fn drop(&mut self) {
+        self.ground.descriptors.remove(self.slot);
+    }
+}

@@ -1,0 +1,419 @@
+//! Directory listings: the names of all layers of a directory, without what is whited out.
+//!
+//! A name's position is a hash of it. So a listing that was dropped and built anew goes on where
+//! the old one stood, and one that is changed between two reads neither skips nor repeats what
+//! stayed: `rm -r` needs that.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use lru::LruCache;
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::descriptors::Access;
+use super::layer::{LayerIndex, RealDir, RealId};
+use super::locks::{OrderedMutex, Rank};
+use super::node::{DirPart, Node};
+use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId};
+use super::{DirNode, Outcome, Union};
+use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
+use crate::sys::{Errno, tree};
+
+/// Positions of `.` and `..`; names come behind them.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+/// Names read at a time while the listing isn't locked.
+const BATCH: usize = 128;
+/// Names in all cached listings together, about.
+const CACHED_NAMES: usize = 1 << 21;
+
+/// The names of one directory, by position.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    names: BTreeMap<u64, Listed>,
+}
+
+#[derive(Debug, Clone)]
+struct Listed {
+    name: Box<OsStr>,
+    kind: FileKind,
+    ino: Ino,
+}
+
+impl Listing {
+    fn position(&self, name: &OsStr) -> Result<u64, u64> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        // A directory offset is a positive off_t.
+        let mut at = (hasher.finish() >> 1).max(DOT_DOT + 1);
+        // Two names with one hash stand side by side.
+        while let Some(listed) = self.names.get(&at) {
+            if *listed.name == *name {
+                return Ok(at);
+            }
+            at = at.wrapping_add(1).max(DOT_DOT + 1) & (u64::MAX >> 1);
+        }
+        Err(at)
+    }
+
+    pub(super) fn insert(&mut self, name: &OsStr, kind: FileKind, ino: Ino) {
+        let (Ok(at) | Err(at)) = self.position(name);
+        self.names.insert(
+            at,
+            Listed {
+                name: name.into(),
+                kind,
+                ino,
+            },
+        );
+    }
+
+    pub(super) fn remove(&mut self, name: &OsStr) {
+        if let Ok(at) = self.position(name) {
+            self.names.remove(&at);
+        }
+    }
+
+    fn contains(&self, name: &OsStr) -> bool {
+        self.position(name).is_ok()
+    }
+
+    fn after(&self, offset: u64) -> Vec<(u64, Listed)> {
+        let from = offset.max(DOT_DOT) + 1;
+        self.names
+            .range(from..)
+            .take(BATCH)
+            .map(|(at, listed)| (*at, listed.clone()))
+            .collect()
+    }
+}
+
+/// The cached listings, the least used dropped first.
+#[derive(Debug)]
+pub(super) struct Listings {
+    cache: OrderedMutex<Cache>,
+}
+
+#[derive(Debug)]
+struct Cache {
+    lists: LruCache<NodeId, Arc<OrderedMutex<Listing>>>,
+    names: usize,
+}
+
+impl Listings {
+    pub(super) fn new() -> Self {
+        let cache = Cache {
+            lists: LruCache::unbounded(),
+            names: 0,
+        };
+        Self {
+            cache: OrderedMutex::new(Rank::Listing, cache),
+        }
+    }
+
+    fn get(&self, id: NodeId) -> Option<Arc<OrderedMutex<Listing>>> {
+        self.cache.lock().lists.get(&id).cloned()
+    }
+
+    fn put(&self, id: NodeId, listing: Listing) -> Arc<OrderedMutex<Listing>> {
+        let count = listing.names.len();
+        let listing = Arc::new(OrderedMutex::new(Rank::Leaf, listing));
+        let mut dropped = Vec::new();
+        let mut cache = self.cache.lock();
+        dropped.extend(cache.lists.put(id, listing.clone()));
+        cache.names += count;
+        while cache.names > CACHED_NAMES && cache.lists.len() > 1 {
+            if let Some((_, old)) = cache.lists.pop_lru() {
+                cache.names = cache.names.saturating_sub(old.lock().names.len());
+                dropped.push(old);
+            }
+        }
+        drop(cache);
+        listing
+    }
+
+    pub(super) fn drop_listing(&self, id: NodeId) {
+        let mut cache = self.cache.lock();
+        let dropped = cache.lists.pop(&id);
+        if let Some(listing) = &dropped {
+            cache.names = cache.names.saturating_sub(listing.lock().names.len());
+        }
+        drop(cache);
+    }
+
+    /// Changes a directory's listing if it is cached. The caller holds the directory's names.
+    pub(super) fn update(&self, id: NodeId, change: impl FnOnce(&mut Listing)) {
+        if let Some(listing) = self.get(id) {
+            change(&mut listing.lock());
+        }
+    }
+}
+
+impl Union {
+    /// Lists a directory from `offset` (0, or a `next` of an earlier entry) until `take` is full.
+    pub fn readdir(
+        &self,
+        id: NodeId,
+        offset: u64,
+        take: &mut dyn FnMut(DirEntry<'_>) -> Flow,
+    ) -> Outcome<()> {
+        self.list(id, offset, &mut |_, entry| Ok(take(entry)))
+    }
+
+    /// As [`Union::readdir`], each name looked up; counts one look-up for each entry that was
+    /// taken, `.` and `..` excepted: these come without an [`Entry`].
+    pub fn readdir_plus(
+        &self,
+        id: NodeId,
+        offset: u64,
+        take: &mut dyn FnMut(DirEntry<'_>, Option<Entry>) -> Flow,
+    ) -> Outcome<()> {
+        self.list(id, offset, &mut |is_name, listed| {
+            if !is_name {
+                return Ok(take(listed, None));
+            }
+            // A name that can't be looked up is listed all the same, as by readdir.
+            let entry = self.lookup(id, listed.name).ok().flatten();
+            let flow = take(listed, entry);
+            if let (Flow::Full, Some(entry)) = (flow, entry) {
+                self.forget(entry.id, 1);
+            }
+            Ok(flow)
+        })
+    }
+
+    fn list(
+        &self,
+        id: NodeId,
+        offset: u64,
+        take: &mut dyn FnMut(bool, DirEntry<'_>) -> Outcome<Flow>,
+    ) -> Outcome<()> {
+        let DirNode { node, dir } = &self.dir_node(id)?;
+        let mut offset = offset;
+        if offset < DOT_DOT {
+            let own = node.state.read().ino;
+            let parent = node
+                .state
+                .read()
+                .link
+                .as_ref()
+                .map(|link| link.parent.clone());
+            let above = parent.map_or(own, |parent| parent.state.read().ino);
+            for (at, name, ino) in [(DOT, ".", own), (DOT_DOT, "..", above)] {
+                if offset < at {
+                    let kind = FileKind::Directory;
+                    let entry = DirEntry {
+                        ino,
+                        next: at,
+                        kind,
+                        name: OsStr::new(name),
+                    };
+                    if take(false, entry)? == Flow::Full {
+                        return Ok(());
+                    }
+                    offset = at;
+                }
+            }
+        }
+        if !node.state.read().named {
+            return Ok(());
+        }
+        let listing = self.listing(node, dir)?;
+        loop {
+            let batch = listing.lock().after(offset);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (at, listed) in batch {
+                let entry = DirEntry {
+                    ino: listed.ino,
+                    next: at,
+                    kind: listed.kind,
+                    name: &listed.name,
+                };
+                if take(true, entry)? == Flow::Full {
+                    return Ok(());
+                }
+                offset = at;
+            }
+        }
+    }
+
+    fn listing(&self, node: &Node, dir: &DirPart) -> Outcome<Arc<OrderedMutex<Listing>>> {
+        if let Some(listing) = self.listings.get(node.id) {
+            return Ok(listing);
+        }
+        // Whoever changes a name waits, so that the change is in the listing or comes after it.
+        let _names = dir.names.read();
+        let listing = self.build_listing(dir)?;
+        Ok(self.listings.put(node.id, listing))
+    }
+
+    /// Whether a directory shows no name at all. The caller holds its names.
+    pub(super) fn is_empty(&self, node: &Node, dir: &DirPart) -> Outcome<bool> {
+        if let Some(listing) = self.listings.get(node.id) {
+            return Ok(listing.lock().names.is_empty());
+        }
+        Ok(self.build_listing(dir)?.names.is_empty())
+    }
+
+    fn build_listing(&self, dir: &DirPart) -> Outcome<Listing> {
+        let mut listing = Listing::default();
+        let layers: Vec<_> = dir
+            .upper
+            .get()
+            .into_iter()
+            .chain(dir.lowers.iter())
+            .collect();
+        // Names that a higher layer has decided on, whiteouts too.
+        let mut decided: HashMap<OsString, ()> = HashMap::new();
+        for (index, real) in layers.iter().enumerate() {
+            let is_last = index + 1 == layers.len();
+            for (name, file_type, ino) in read_real(real)? {
+                if decided.contains_key(&name) || listing.contains(&name) {
+                    continue;
+                }
+                let Some((kind, id)) = self.judge(real, &name, file_type, ino)? else {
+                    if !is_last {
+                        decided.insert(name, ());
+                    }
+                    continue;
+                };
+                let below = &layers[index + 1..];
+                let ino = self.listed_ino(real, &name, kind, id, below)?;
+                listing.insert(&name, kind, ino);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The type and identity of a name that one layer lists, `None` for a whiteout.
+    fn judge(
+        &self,
+        real: &RealDir,
+        name: &OsStr,
+        file_type: FileType,
+        ino: u64,
+    ) -> Outcome<Option<(FileKind, RealId)>> {
+        let listed = RealId {
+            fs: real.id.fs,
+            ino,
+        };
+        let may_be_xattr_whiteout = match real.layer {
+            LayerIndex::Lower(layer) => self.xattr_whiteouts[usize::from(layer)],
+            LayerIndex::Upper => false,
+        };
+        let look = match file_type {
+            FileType::CharacterDevice | FileType::Unknown => true,
+            // The kernel looks only where the directory says that there may be some.
+            FileType::RegularFile if may_be_xattr_whiteout => {
+                real.xattr(OsStr::new("."), self.namespace.opaque())?
+                    .as_deref()
+                    == Some(MAY_HOLD_XATTR_WHITEOUTS)
+            }
+            FileType::RegularFile => self.owners.records() && real.layer == LayerIndex::Upper,
+            _ => false,
+        };
+        if !look {
+            return Ok(Some((kind_of_type(file_type), listed)));
+        }
+        let Some(stat) = real.stat(name)? else {
+            return Ok(None);
+        };
+        if format::is_whiteout(stat.st_mode, stat.st_rdev)
+            || self.is_xattr_whiteout(real, name, &stat)?
+        {
+            return Ok(None);
+        }
+        let record = self.record(real, name, &stat)?;
+        let kind = self.owners.show(Ino(0), &stat, record).kind;
+        Ok(Some((kind, self.ground.real_id(&stat))))
+    }
+
+    /// `d_ino`: what `stat` will show as `st_ino`.
+    fn listed_ino(
+        &self,
+        real: &RealDir,
+        name: &OsStr,
+        kind: FileKind,
+        id: RealId,
+        below: &[&Arc<RealDir>],
+    ) -> Outcome<Ino> {
+        if real.layer != LayerIndex::Upper {
+            return Ok(self.ground.numbers.ino(id.fs, id.ino));
+        }
+        if kind != FileKind::Directory || below.is_empty() {
+            return Ok(self.upper_ino(id));
+        }
+        // A merged directory has the number of its top lower one.
+        if real.xattr(name, self.namespace.opaque())?.as_deref() == Some(OPAQUE) {
+            return Ok(self.upper_ino(id));
+        }
+        for lower in below {
+            let Some(stat) = lower.stat(name)? else {
+                continue;
+            };
+            if !super::lookup::is_dir(&stat) {
+                break;
+            }
+            let id = self.ground.real_id(&stat);
+            return Ok(self.ground.numbers.ino(id.fs, id.ino));
+        }
+        Ok(self.upper_ino(id))
+    }
+}
+
+/// All names of one real directory.
+fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)>> {
+    let fault = |errno| real.fault("reading a directory", OsStr::new("."), errno);
+    let dir = real.open()?;
+    if dir.access() == Access::Path {
+        return Err(fault(Errno::ACCESS));
+    }
+    // A description of its own: others may be reading the directory, too.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let own = rustix::fs::openat(dir.as_fd(), ".", flags, Mode::empty()).map_err(fault)?;
+    let mut names = Vec::new();
+    tree::for_each(own.as_fd(), |name, file_type, ino| {
+        names.push((name.to_os_string(), file_type, ino));
+    })
+    .map_err(fault)?;
+    Ok(names)
+}
+
+fn kind_of_type(file_type: FileType) -> FileKind {
+    FileKind::of_mode(file_type.as_raw_mode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_goes_on_where_it_stood_whatever_changes() {
+        let mut listing = Listing::default();
+        for number in 0..1000 {
+            listing.insert(
+                OsStr::new(&number.to_string()),
+                FileKind::Regular,
+                Ino(number),
+            );
+        }
+        let mut seen = Vec::new();
+        let mut offset = 0;
+        loop {
+            let batch = listing.after(offset);
+            let Some((last, _)) = batch.last() else { break };
+            offset = *last;
+            for (_, listed) in batch {
+                listing.remove(&listed.name);
+                seen.push(listed.ino.0);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+    }
+}

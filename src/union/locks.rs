@@ -1,0 +1,185 @@
+//! Locks that know their place in the lock order; debug builds assert it.
+//!
+//! The order, first taken first:
+//!
+//! 1. [`Rank::CopyUp`]: one node's copy-up. Held over the copy of its data; nobody else waits.
+//! 2. [`Rank::Names`]: the names in one directory. Several at once (rename): lower node id first.
+//! 3. [`Rank::Listing`]: the cached listings.
+//! 4. [`Rank::State`]: where one node's real object is. Never held over a system call that can
+//!    wait for a disk.
+//! 5. [`Rank::Keys`]: a shard of the table's keys.
+//! 6. [`Rank::Table`]: a shard of the inode table.
+//! 7. [`Rank::Place`]: where one real directory is.
+//! 8. [`Rank::Descriptors`]: a shard of the descriptor cache.
+//! 9. [`Rank::Leaf`]: small tables that call nothing.
+
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Place of a lock in the order. See the module's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    CopyUp,
+    Names,
+    Listing,
+    State,
+    Keys,
+    Table,
+    Place,
+    Descriptors,
+    Leaf,
+}
+
+/// Says that this thread holds a lock of a rank, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static HELD: std::cell::RefCell<Vec<Rank>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl Held {
+    #[cfg(debug_assertions)]
+    fn new(rank: Rank) -> Self {
+        HELD.with_borrow_mut(|held| {
+            let highest = held.iter().max();
+            let in_order =
+                highest.is_none_or(|&last| last < rank || (last == rank && rank == Rank::Names));
+            debug_assert!(
+                in_order,
+                "lock order: {rank:?} taken while holding {held:?}"
+            );
+            held.push(rank);
+        });
+        Self { rank }
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[inline]
+    fn new(_rank: Rank) -> Self {
+        Self {}
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| {
+            if let Some(at) = held.iter().rposition(|rank| *rank == self.rank) {
+                held.remove(at);
+            }
+        });
+    }
+}
+
+/// A guard and the mark of its rank.
+#[derive(Debug)]
+pub(crate) struct Guard<G> {
+    inner: G,
+    _held: Held,
+}
+
+impl<G: std::ops::Deref> std::ops::Deref for Guard<G> {
+    type Target = G::Target;
+    fn deref(&self) -> &G::Target {
+        &self.inner
+    }
+}
+
+impl<G: std::ops::DerefMut> std::ops::DerefMut for Guard<G> {
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.inner
+    }
+}
+
+/// A mutex with a place in the order.
+#[derive(Debug)]
+pub(crate) struct OrderedMutex<T> {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+    inner: Mutex<T>,
+}
+
+impl<T> OrderedMutex<T> {
+    pub(crate) fn new(_rank: Rank, value: T) -> Self {
+        Self {
+            #[cfg(debug_assertions)]
+            rank: _rank,
+            inner: Mutex::new(value),
+        }
+    }
+
+    fn held(&self) -> Held {
+        #[cfg(debug_assertions)]
+        return Held::new(self.rank);
+        #[cfg(not(debug_assertions))]
+        return Held::new(Rank::Leaf);
+    }
+
+    pub(crate) fn lock(&self) -> Guard<MutexGuard<'_, T>> {
+        let held = self.held();
+        Guard {
+            inner: self.inner.lock(),
+            _held: held,
+        }
+    }
+}
+
+/// A reader-writer lock with a place in the order.
+#[derive(Debug)]
+pub(crate) struct OrderedRwLock<T> {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+    inner: RwLock<T>,
+}
+
+impl<T> OrderedRwLock<T> {
+    pub(crate) fn new(_rank: Rank, value: T) -> Self {
+        Self {
+            #[cfg(debug_assertions)]
+            rank: _rank,
+            inner: RwLock::new(value),
+        }
+    }
+
+    fn held(&self) -> Held {
+        #[cfg(debug_assertions)]
+        return Held::new(self.rank);
+        #[cfg(not(debug_assertions))]
+        return Held::new(Rank::Leaf);
+    }
+
+    pub(crate) fn read(&self) -> Guard<RwLockReadGuard<'_, T>> {
+        let held = self.held();
+        Guard {
+            inner: self.inner.read(),
+            _held: held,
+        }
+    }
+
+    pub(crate) fn write(&self) -> Guard<RwLockWriteGuard<'_, T>> {
+        let held = self.held();
+        Guard {
+            inner: self.inner.write(),
+            _held: held,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "lock order")]
+    fn taking_an_earlier_lock_second_is_caught() {
+        let state = OrderedMutex::new(Rank::State, ());
+        let names = OrderedMutex::new(Rank::Names, ());
+        let _second = state.lock();
+        let _first = names.lock();
+    }
+}

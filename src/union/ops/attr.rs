@@ -1,0 +1,187 @@
+//! Attributes: stat, chmod, chown, truncate, utimens, statfs, readlink.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::super::copy_up::Data;
+use super::super::node::Node;
+use super::super::spot::Spot;
+use super::super::types::{Attr, Caller, Fault, FileKind, NodeId, SetAttr, SetTime, StatFs};
+use super::super::{Outcome, Union};
+use crate::sys::Errno;
+
+const SETUID: u16 = 0o4000;
+const SETGID: u16 = 0o2000;
+const GROUP_EXEC: u16 = 0o010;
+
+impl Union {
+    /// The root's attributes.
+    pub fn root(&self) -> Outcome<Attr> {
+        self.getattr(NodeId::ROOT)
+    }
+
+    /// The attributes of a node.
+    pub fn getattr(&self, id: NodeId) -> Outcome<Attr> {
+        let node = self.node(id)?;
+        let (spot, stat) = self.spot_and_stat(&node)?;
+        Ok(self.attr_of(&node, &spot, &stat))
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, id: NodeId) -> Outcome<Vec<u8>> {
+        let node = self.node(id)?;
+        if node.kind != FileKind::Symlink {
+            return Err(Fault::merged("reading a link", Errno::INVAL));
+        }
+        self.read_link_at(&self.spot_and_stat(&node)?.0)
+    }
+
+    pub(in super::super) fn read_link_at(&self, spot: &Spot) -> Outcome<Vec<u8>> {
+        let fault = |errno| spot.fault("reading a link", errno);
+        let target = match spot {
+            Spot::At { dir, name } => {
+                rustix::fs::readlinkat(dir.open()?.as_fd(), &**name, Vec::new())
+            }
+            Spot::Open(file) => rustix::fs::readlinkat(file.as_fd(), "", Vec::new()),
+        };
+        Ok(target.map_err(fault)?.into_bytes())
+    }
+
+    /// Changes attributes; copies up first.
+    pub fn setattr(&self, caller: Caller, id: NodeId, change: &SetAttr) -> Outcome<Attr> {
+        let node = self.node(id)?;
+        if change.size.is_some() && node.kind != FileKind::Regular {
+            return Err(Fault::merged("truncating", Errno::INVAL));
+        }
+        self.copy_up(&node, change.size.map_or(Data::All, Data::UpTo))?;
+        if let Some(size) = change.size {
+            self.truncate(&node, caller, size)?;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            self.chown(&node, change)?;
+        }
+        if let Some(perm) = change.perm {
+            self.chmod(&node, perm)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let (spot, _) = self.spot_and_stat(&node)?;
+            let times = Timestamps {
+                last_access: timespec(change.atime),
+                last_modification: timespec(change.mtime),
+            };
+            spot.set_times(&times)
+                .map_err(|errno| spot.fault("setting times", errno))?;
+        }
+        let (spot, stat) = self.spot_and_stat(&node)?;
+        Ok(self.attr_of(&node, &spot, &stat))
+    }
+
+    fn truncate(&self, node: &Arc<Node>, caller: Caller, size: u64) -> Outcome<()> {
+        let file = self.file_for_writing(node)?;
+        let (spot, stat) = self.spot_and_stat(node)?;
+        rustix::fs::ftruncate(file.as_fd(), size)
+            .map_err(|errno| spot.fault("truncating", errno))?;
+        // FUSE's word that the caller lacks CAP_FSETID doesn't reach us here: who isn't root
+        // lacks it.
+        if caller.uid == 0 {
+            Ok(())
+        } else {
+            self.drop_privileges(node, &stat)
+        }
+    }
+
+    /// Takes setuid, and setgid where the group may execute, off a file that was written.
+    pub(in super::super) fn drop_privileges(&self, node: &Arc<Node>, stat: &Stat) -> Outcome<()> {
+        let spot = self.spot(node)?;
+        let perm = self.attr_of(node, &spot, stat).perm;
+        let mut left = perm & !SETUID;
+        if perm & GROUP_EXEC != 0 {
+            left &= !SETGID;
+        }
+        if left == perm {
+            Ok(())
+        } else {
+            self.chmod(node, left)
+        }
+    }
+
+    fn chmod(&self, node: &Arc<Node>, perm: u16) -> Outcome<()> {
+        if node.kind == FileKind::Symlink {
+            return Err(Fault::merged("chmod of a link", Errno::OPNOTSUPP));
+        }
+        let (spot, stat) = self.spot_and_stat(node)?;
+        let mut shown = self.attr_of(node, &spot, &stat);
+        spot.chmod(u32::from(perm))
+            .map_err(|errno| spot.fault("chmod", errno))?;
+        if self.record_at(&spot, &stat).is_some() {
+            shown.perm = perm;
+            self.write_record(&spot, &shown)?;
+        }
+        Ok(())
+    }
+
+    fn chown(&self, node: &Arc<Node>, change: &SetAttr) -> Outcome<()> {
+        let (spot, stat) = self.spot_and_stat(node)?;
+        let recorded = self.record_at(&spot, &stat);
+        let given = spot.chown(change.uid, change.gid);
+        match given {
+            Ok(()) if recorded.is_none() => Ok(()),
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
+                let mut shown = self.attr_of(node, &spot, &stat);
+                shown.uid = change.uid.unwrap_or(shown.uid);
+                shown.gid = change.gid.unwrap_or(shown.gid);
+                if shown.kind == FileKind::Regular {
+                    // As chown(2) does.
+                    shown.perm &= !SETUID;
+                    if shown.perm & GROUP_EXEC != 0 {
+                        shown.perm &= !SETGID;
+                    }
+                }
+                self.write_record(&spot, &shown)
+            }
+            Ok(()) => Ok(()),
+            Err(errno) => Err(spot.fault("chown", errno)),
+        }
+    }
+
+    /// Space and inodes of the upper layer, or of the top lower layer without one.
+    pub fn statfs(&self) -> Outcome<StatFs> {
+        let root = self.node(NodeId::ROOT)?;
+        let spot = self.spot(&root)?;
+        let fault = |errno| spot.fault("statfs", errno);
+        let Spot::At { dir, .. } = &spot else {
+            return Err(fault(Errno::STALE));
+        };
+        let dir = dir.open()?;
+        let stat = rustix::fs::fstatvfs(dir.as_fd()).map_err(fault)?;
+        Ok(StatFs {
+            blocks: stat.f_blocks,
+            bfree: stat.f_bfree,
+            bavail: stat.f_bavail,
+            files: stat.f_files,
+            ffree: stat.f_ffree,
+            bsize: stat.f_bsize as u32,
+            namelen: stat.f_namemax as u32,
+            frsize: stat.f_frsize as u32,
+        })
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT as _,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW as _,
+        },
+        Some(SetTime::At(time)) => Timespec {
+            tv_sec: time.sec,
+            tv_nsec: time.nsec as _,
+        },
+    }
+}

@@ -1,0 +1,232 @@
+//! Data: read, write, fsync, fallocate, lseek, copy_file_range.
+//!
+//! There is no open file here. Every request names a node, so whatever was opened before a
+//! copy-up reads the copy after it.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+
+use super::super::copy_data::write_all;
+use super::super::copy_up::{Data, open_for_reading};
+use super::super::descriptors::{Access, OpenFile};
+use super::super::node::{Node, Real};
+use super::super::spot::Spot;
+use super::super::types::{Fault, FileKind, KillPriv, NodeId, Seek};
+use super::super::work::Durability;
+use super::super::{Outcome, Union};
+use crate::sys::Errno;
+
+impl Union {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    pub fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Outcome<usize> {
+        let node = self.node(id)?;
+        let file = self.file_for_reading(&node)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            let got = rustix::io::retry_on_intr(|| {
+                rustix::io::pread(file.as_fd(), &mut buffer[done..], at)
+            });
+            match got.map_err(|errno| self.io_fault(&node, "reading", errno))? {
+                0 => break,
+                got => done += got,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes; copies up first.
+    pub fn write(&self, id: NodeId, offset: u64, data: &[u8], kill: KillPriv) -> Outcome<usize> {
+        let node = self.node(id)?;
+        let file = self.file_for_writing(&node)?;
+        write_all(file.as_fd(), data, offset)
+            .map_err(|errno| self.io_fault(&node, "writing", errno))?;
+        if kill == KillPriv::Drop {
+            let stat = rustix::fs::fstat(file.as_fd())
+                .map_err(|errno| self.io_fault(&node, "stat after a write", errno))?;
+            self.drop_privileges(&node, &stat)?;
+        }
+        Ok(data.len())
+    }
+
+    /// Writes a file's data (`data_only`: without its attributes) to the disk.
+    pub fn fsync(&self, id: NodeId, data_only: bool) -> Outcome<()> {
+        let node = self.node(id)?;
+        let synced = self
+            .work
+            .as_ref()
+            .is_some_and(|work| work.durability == Durability::Synced);
+        // What is in a lower layer has not been changed by us.
+        if !synced || !node.is_upper() || node.kind != FileKind::Regular {
+            return Ok(());
+        }
+        let file = self.file_for_reading(&node)?;
+        let result = if data_only {
+            rustix::fs::fdatasync(file.as_fd())
+        } else {
+            rustix::fs::fsync(file.as_fd())
+        };
+        result.map_err(|errno| self.io_fault(&node, "fsync", errno))
+    }
+
+    /// As [`Union::fsync`] for a directory.
+    pub fn fsyncdir(&self, id: NodeId, data_only: bool) -> Outcome<()> {
+        let super::super::DirNode { node, dir } = self.dir_node(id)?;
+        let synced = self
+            .work
+            .as_ref()
+            .is_some_and(|work| work.durability == Durability::Synced);
+        let Some(upper) = dir.upper.get().filter(|_| synced) else {
+            return Ok(());
+        };
+        let file = upper.open()?;
+        let result = if data_only {
+            rustix::fs::fdatasync(file.as_fd())
+        } else {
+            rustix::fs::fsync(file.as_fd())
+        };
+        result.map_err(|errno| self.io_fault(&node, "fsync of a directory", errno))
+    }
+
+    /// fallocate(2): `mode` is its mode argument.
+    pub fn fallocate(&self, id: NodeId, offset: u64, length: u64, mode: i32) -> Outcome<()> {
+        let node = self.node(id)?;
+        let file = self.file_for_writing(&node)?;
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        rustix::fs::fallocate(file.as_fd(), mode, offset, length)
+            .map_err(|errno| self.io_fault(&node, "fallocate", errno))
+    }
+
+    /// lseek(2) for data and holes.
+    pub fn seek(&self, id: NodeId, offset: u64, seek: Seek) -> Outcome<u64> {
+        let node = self.node(id)?;
+        let file = self.file_for_reading(&node)?;
+        let from = match seek {
+            Seek::Data => SeekFrom::Data(offset),
+            Seek::Hole => SeekFrom::Hole(offset),
+        };
+        // The descriptor's position is nobody's: all other calls give an offset.
+        rustix::fs::seek(file.as_fd(), from).map_err(|errno| self.io_fault(&node, "lseek", errno))
+    }
+
+    /// copy_file_range(2).
+    pub fn copy_range(
+        &self,
+        from: NodeId,
+        from_offset: u64,
+        to: NodeId,
+        to_offset: u64,
+        length: u64,
+    ) -> Outcome<usize> {
+        let (from, to) = (self.node(from)?, self.node(to)?);
+        // First the target: where both are one file, the source is then its copy.
+        let target = self.file_for_writing(&to)?;
+        let source = self.file_for_reading(&from)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let (mut off_in, mut off_out) = (from_offset, to_offset);
+        rustix::fs::copy_file_range(
+            source.as_fd(),
+            Some(&mut off_in),
+            target.as_fd(),
+            Some(&mut off_out),
+            length,
+        )
+        .map_err(|errno| self.io_fault(&to, "copy_file_range", errno))
+    }
+
+    /// A descriptor that can read the node's data as it is now.
+    pub(in super::super) fn file_for_reading(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
+        self.file(node, Access::Read)
+    }
+
+    /// A descriptor that can write; copies up first.
+    pub(in super::super) fn file_for_writing(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
+        self.copy_up(node, Data::All)?;
+        self.file(node, Access::Write)
+    }
+
+    fn file(&self, node: &Arc<Node>, wanted: Access) -> Outcome<Arc<OpenFile>> {
+        const ATTEMPTS: usize = 8;
+        if node.kind == FileKind::Directory {
+            return Err(Fault::merged("opening a file", Errno::ISDIR));
+        }
+        let enough = |file: &OpenFile| wanted != Access::Write || file.access() == Access::Write;
+        if let Some(file) = self
+            .ground
+            .descriptors
+            .get(node.slot)
+            .filter(|file| enough(file))
+        {
+            return Ok(file);
+        }
+        for _ in 0..ATTEMPTS {
+            let real = node.state.read().real.clone();
+            let id = match real {
+                Real::Detached(file) if enough(&file) => return Ok(file),
+                Real::Detached(_) | Real::Dir => {
+                    return Err(self.io_fault(node, "opening", Errno::BADF));
+                }
+                Real::Upper(id) | Real::Lower { id, .. } => id,
+            };
+            let spot = self.spot(node)?;
+            let opened = match wanted {
+                Access::Write => open_upper(&spot, OFlags::RDWR | OFlags::NONBLOCK),
+                Access::Read | Access::Path => match open_for_reading(&spot) {
+                    Err(Errno::ACCESS) if node.is_upper() => {
+                        open_upper(&spot, OFlags::RDONLY | OFlags::NONBLOCK)
+                    }
+                    result => result,
+                },
+            };
+            let fd = match opened {
+                Ok(fd) => fd,
+                // A rename came between; look where it is now.
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(spot.fault("opening", errno)),
+            };
+            let stat = rustix::fs::fstat(&fd).map_err(|errno| spot.fault("opening", errno))?;
+            if self.ground.real_id(&stat) != id {
+                continue;
+            }
+            let file = OpenFile::new(fd, wanted);
+            // Kept only while it is still what the node is: a copy-up changes that under the
+            // state's lock and then drops what was kept.
+            let state = node.state.read();
+            match state.real {
+                Real::Upper(now) | Real::Lower { id: now, .. } if now == id => {
+                    self.ground.descriptors.put(node.slot, file.clone());
+                    return Ok(file);
+                }
+                _ => {}
+            }
+        }
+        Err(Fault::merged("opening a file", Errno::STALE))
+    }
+
+    fn io_fault(&self, node: &Arc<Node>, op: &'static str, errno: Errno) -> Fault {
+        match self.spot(node) {
+            Ok(spot) => spot.fault(op, errno),
+            Err(_) => Fault::merged(op, errno),
+        }
+    }
+}
+
+/// Opens a file of the upper layer. Whether the caller may was decided when it was opened in the
+/// merged tree; a server without privilege may have to give its own file the permission first.
+fn open_upper(spot: &Spot, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+    match spot.open(flags) {
+        Err(Errno::ACCESS) => {}
+        result => return result,
+    }
+    let stat = spot
+        .stat()
+        .map_err(|fault| fault.errno)?
+        .ok_or(Errno::NOENT)?;
+    let perm = stat.st_mode & 0o7777;
+    spot.chmod(perm | 0o600)?;
+    let opened = spot.open(flags);
+    spot.chmod(perm)?;
+    opened
+}

@@ -1,0 +1,86 @@
+//! Hard links.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, RenameFlags};
+
+use super::super::copy_up::Data;
+use super::super::lookup::{Found, Source, check_name};
+use super::super::spot::Spot;
+use super::super::types::{Entry, Fault, NodeId};
+use super::super::{DirNode, Outcome, Union};
+use super::create::Standing;
+use crate::sys::Errno;
+
+impl Union {
+    /// Makes a further name for a file. Counts one look-up.
+    pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Outcome<Entry> {
+        check_name(name)?;
+        let node = self.node(id)?;
+        if node.dir.is_some() {
+            return Err(Fault::merged("link", Errno::PERM).named(name));
+        }
+        let DirNode { node: parent, dir } = self.dir_node(parent)?;
+        let upper = self.upper_dir(&parent, &dir)?;
+        self.copy_up(&node, Data::All)?;
+        let _names = dir.names.write();
+        if !parent.state.read().named {
+            return Err(Fault::merged("link", Errno::NOENT).named(name));
+        }
+        let standing = self.vacant(&dir, name)?;
+        let Spot::At {
+            dir: from,
+            name: old_name,
+        } = self.spot_and_stat(&node)?.0
+        else {
+            // The last name is gone; the kernel's overlay says the same.
+            return Err(Fault::merged("link", Errno::NOENT).named(name));
+        };
+        let from = from.open()?;
+        let to = upper.open()?;
+        match standing {
+            Standing::Nothing => {
+                rustix::fs::linkat(from.as_fd(), &*old_name, to.as_fd(), name, AtFlags::empty())
+                    .map_err(|errno| upper.fault("link", name, errno))?;
+            }
+            Standing::Whiteout => {
+                let work = self.work()?;
+                let temp = work.temp()?;
+                let there = temp.name();
+                rustix::fs::linkat(
+                    from.as_fd(),
+                    &*old_name,
+                    work.as_fd(),
+                    there,
+                    AtFlags::empty(),
+                )
+                .map_err(|errno| work.fault("link", errno))?;
+                temp.publish(to.as_fd(), name, RenameFlags::empty())
+                    .map_err(|errno| upper.fault("link over a whiteout", name, errno))?;
+            }
+        }
+        let stat = upper
+            .stat(name)?
+            .ok_or_else(|| upper.fault("link", name, Errno::STALE))?;
+        if self
+            .origins
+            .read()
+            .contains_key(&self.ground.real_id(&stat))
+        {
+            self.mark_impure(upper)?;
+        }
+        let found = Found::Leaf {
+            source: Source::Upper,
+            stat,
+        };
+        let (node, attr) = self.enter(&parent, &dir, name, found)?;
+        self.listings
+            .update(parent.id, |names| names.insert(name, attr.kind, attr.ino));
+        Ok(Entry {
+            id: node.id,
+            generation: node.generation,
+            attr,
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! The operations that change or read objects, one file for each family.
+
+mod attr;
+mod create;
+mod flags;
+mod io;
+mod link;
+mod remove;
+mod rename;
+mod xattrs;

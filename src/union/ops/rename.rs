@@ -1,0 +1,372 @@
+//! Rename: replacing, not replacing, exchanging.
+//!
+//! A directory that a lower layer has can't move: the lower part would stay. The kernel says
+//! `EXDEV` without `redirect_dir=on`, and programs then copy.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, RenameFlags};
+
+use super::super::copy_up::Data;
+use super::super::layer::RealDir;
+use super::super::lookup::{Found, Source, check_name};
+use super::super::node::{Link, Node, Real};
+use super::super::types::{Fault, FileKind, Ino, NodeId, RenameMode};
+use super::super::{DirNode, Outcome, Union};
+use super::create::Standing;
+use super::remove::Parting;
+use crate::sys::{Errno, tree};
+
+/// One side of a rename.
+struct Side<'a> {
+    parent: &'a DirNode,
+    upper: &'a Arc<RealDir>,
+    name: &'a OsStr,
+}
+
+/// What stands at the target of a rename that replaces.
+enum Target {
+    Nothing,
+    Whiteout,
+    Leaf { in_upper: bool, parting: Parting },
+    Dir { child: DirNode, in_upper: bool },
+}
+
+impl Union {
+    /// Renames.
+    pub fn rename(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        new_parent: NodeId,
+        new_name: &OsStr,
+        mode: RenameMode,
+    ) -> Outcome<()> {
+        check_name(name)?;
+        check_name(new_name)?;
+        let old_parent = self.dir_node(parent)?;
+        let new_parent = self.dir_node(new_parent)?;
+        // Copies come before the locks: they can take long.
+        let moving = self.take_along(&old_parent, name)?;
+        let swapped = match mode {
+            RenameMode::Exchange => Some(self.take_along(&new_parent, new_name)?),
+            RenameMode::Replace | RenameMode::NoReplace => None,
+        };
+        let result = (|| {
+            let from = Side {
+                upper: self.upper_dir(&old_parent.node, &old_parent.dir)?,
+                parent: &old_parent,
+                name,
+            };
+            let to = Side {
+                upper: self.upper_dir(&new_parent.node, &new_parent.dir)?,
+                parent: &new_parent,
+                name: new_name,
+            };
+            let (first, second) = in_order(&from, &to);
+            let _first = first.parent.dir.names.write();
+            let _second = second.map(|side| side.parent.dir.names.write());
+            match &swapped {
+                Some(other) => self.exchange(&from, &moving, &to, other),
+                None => self.replace(&from, &moving, &to, mode),
+            }
+        })();
+        for node in [Some(moving), swapped].into_iter().flatten() {
+            self.release(node.id, 1);
+        }
+        result
+    }
+
+    /// The node to be moved, copied up; counts one look-up. `EXDEV` where it can't move.
+    fn take_along(&self, parent: &DirNode, name: &OsStr) -> Outcome<Arc<Node>> {
+        let node = {
+            let _names = parent.dir.names.read();
+            let found = self
+                .find(&parent.dir, name)?
+                .ok_or_else(|| Fault::merged("rename", Errno::NOENT).named(name))?;
+            self.enter(&parent.node, &parent.dir, name, found)?.0
+        };
+        let ready = match &node.dir {
+            Some(dir) if !dir.lowers.is_empty() => Err(Fault::merged(
+                "rename of a directory with a lower part",
+                Errno::XDEV,
+            )),
+            _ => self.copy_up(&node, Data::All),
+        };
+        match ready {
+            Ok(()) => Ok(node),
+            Err(fault) => {
+                self.release(node.id, 1);
+                Err(fault.named(name))
+            }
+        }
+    }
+
+    fn replace(
+        &self,
+        from: &Side<'_>,
+        moving: &Arc<Node>,
+        to: &Side<'_>,
+        mode: RenameMode,
+    ) -> Outcome<()> {
+        self.still_there(from, moving)?;
+        if !to.parent.node.state.read().named {
+            return Err(Fault::merged("rename", Errno::NOENT).named(to.name));
+        }
+        let is_dir = moving.dir.is_some();
+        let target = self.look_at_target(to, moving, mode)?;
+        if let Target::Leaf { .. } | Target::Dir { .. } = target
+            && self.same_object(to, moving)?
+        {
+            // Two names of one file: rename(2) does nothing.
+            return Ok(());
+        }
+        let outcome = self.replace_target(from, moving, to, target, is_dir);
+        if outcome.is_ok() {
+            self.moved(from, moving, to);
+            self.listings
+                .update(from.parent.node.id, |names| names.remove(from.name));
+            self.list_moved(to, moving);
+        }
+        outcome
+    }
+
+    fn replace_target(
+        &self,
+        from: &Side<'_>,
+        moving: &Arc<Node>,
+        to: &Side<'_>,
+        target: Target,
+        is_dir: bool,
+    ) -> Outcome<()> {
+        let leaves_whiteout = self.lower_has(&from.parent.dir, from.name)?;
+        self.prepare_move(from, moving, to)?;
+        let (from_file, to_file) = (from.upper.open()?, to.upper.open()?);
+        let rename = |flags| {
+            rustix::fs::renameat_with(
+                from_file.as_fd(),
+                from.name,
+                to_file.as_fd(),
+                to.name,
+                flags,
+            )
+            .map_err(|errno| to.upper.fault("rename", to.name, errno))
+        };
+        let over_whiteout = matches!(target, Target::Whiteout);
+        if let Target::Dir {
+            child,
+            in_upper: true,
+        } = &target
+        {
+            self.hold_dir(child)?;
+            self.empty_upper_dir(to)?;
+        }
+        match (leaves_whiteout, over_whiteout) {
+            // The whiteout at the target becomes the one at the source.
+            (true, true) => rename(RenameFlags::EXCHANGE)?,
+            (true, false) => rename(RenameFlags::WHITEOUT)?,
+            (false, true) if is_dir => {
+                rename(RenameFlags::EXCHANGE)?;
+                rustix::fs::unlinkat(from_file.as_fd(), from.name, AtFlags::empty())
+                    .map_err(|errno| from.upper.fault("removing a whiteout", from.name, errno))?;
+            }
+            (false, _) => rename(RenameFlags::empty())?,
+        }
+        match target {
+            Target::Leaf { parting, .. } => self.complete(parting),
+            Target::Dir { child, .. } => {
+                child.node.state.write().named = false;
+                self.listings.drop_listing(child.node.id);
+                self.release(child.node.id, 1);
+            }
+            Target::Nothing | Target::Whiteout => {}
+        }
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        from: &Side<'_>,
+        moving: &Arc<Node>,
+        to: &Side<'_>,
+        other: &Arc<Node>,
+    ) -> Outcome<()> {
+        self.still_there(from, moving)?;
+        self.still_there(to, other)?;
+        self.prepare_move(from, moving, to)?;
+        self.prepare_move(to, other, from)?;
+        let (from_file, to_file) = (from.upper.open()?, to.upper.open()?);
+        let flags = RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(
+            from_file.as_fd(),
+            from.name,
+            to_file.as_fd(),
+            to.name,
+            flags,
+        )
+        .map_err(|errno| to.upper.fault("exchange", to.name, errno))?;
+        self.moved(from, moving, to);
+        self.moved(to, other, from);
+        self.list_moved(to, moving);
+        self.list_moved(from, other);
+        Ok(())
+    }
+
+    /// Marks what the move makes necessary: a directory that comes to lie over lower ones hides
+    /// them, a directory that gets a copied-up entry is impure.
+    fn prepare_move(&self, from: &Side<'_>, moving: &Arc<Node>, to: &Side<'_>) -> Outcome<()> {
+        let over_lower = to.parent.dir.is_merged();
+        if moving.dir.is_some() && over_lower {
+            let file = from.upper.open()?;
+            self.mark_opaque(file.as_fd(), from.name)
+                .map_err(|_| from.upper.fault("marking opaque", from.name, Errno::XDEV))?;
+        }
+        let state = moving.state.read();
+        let copied_up = match &state.real {
+            Real::Upper(id) => self.origins.read().contains_key(id),
+            _ => false,
+        };
+        drop(state);
+        if copied_up || self.has_origin(from)? {
+            self.mark_impure(to.upper)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn has_origin(&self, side: &Side<'_>) -> Outcome<bool> {
+        Ok(side
+            .upper
+            .xattr(side.name, self.namespace.origin())?
+            .is_some())
+    }
+
+    /// Whether the node is still under the name that it was found under before the locks.
+    fn still_there(&self, side: &Side<'_>, node: &Arc<Node>) -> Outcome<()> {
+        let gone = || Fault::merged("rename", Errno::NOENT).named(side.name);
+        let found = self.find(&side.parent.dir, side.name)?.ok_or_else(gone)?;
+        let (now, _) = self.enter(&side.parent.node, &side.parent.dir, side.name, found)?;
+        let same = Arc::ptr_eq(&now, node);
+        self.release(now.id, 1);
+        if same { Ok(()) } else { Err(gone()) }
+    }
+
+    fn look_at_target(
+        &self,
+        to: &Side<'_>,
+        moving: &Arc<Node>,
+        mode: RenameMode,
+    ) -> Outcome<Target> {
+        let fault = |errno| Fault::merged("rename", errno).named(to.name);
+        let dir = &to.parent.dir;
+        let Some(found) = self.find(dir, to.name)? else {
+            return Ok(match self.vacant(dir, to.name)? {
+                Standing::Nothing => Target::Nothing,
+                Standing::Whiteout => Target::Whiteout,
+            });
+        };
+        if mode == RenameMode::NoReplace {
+            return Err(fault(Errno::EXIST));
+        }
+        match (found, moving.dir.is_some()) {
+            (Found::Leaf { .. }, true) => Err(fault(Errno::NOTDIR)),
+            (Found::Dir { .. }, false) => Err(fault(Errno::ISDIR)),
+            (Found::Leaf { source, stat }, false) => {
+                let parting = self.part_from_leaf(&to.parent.node, dir, to.name, source, &stat)?;
+                Ok(Target::Leaf {
+                    in_upper: source == Source::Upper,
+                    parting,
+                })
+            }
+            (found @ Found::Dir { .. }, true) => {
+                let in_upper = matches!(found, Found::Dir { upper: Some(_), .. });
+                let child = self.entered_dir(&to.parent.node, dir, to.name, found)?;
+                let empty = {
+                    let _names = child.dir.names.write();
+                    self.is_empty(&child.node, &child.dir)
+                };
+                match empty {
+                    Ok(true) => Ok(Target::Dir { child, in_upper }),
+                    Ok(false) => {
+                        self.release(child.node.id, 1);
+                        Err(fault(Errno::NOTEMPTY))
+                    }
+                    Err(fault) => {
+                        self.release(child.node.id, 1);
+                        Err(fault)
+                    }
+                }
+            }
+        }
+    }
+
+    fn same_object(&self, to: &Side<'_>, moving: &Arc<Node>) -> Outcome<bool> {
+        let Some(stat) = to.upper.stat(to.name)? else {
+            return Ok(false);
+        };
+        let there = self.ground.real_id(&stat);
+        Ok(matches!(&moving.state.read().real, Real::Upper(id) if *id == there))
+    }
+
+    /// Makes an upper directory that only holds whiteouts really empty, so that it can be
+    /// replaced: an empty opaque one takes its place.
+    fn empty_upper_dir(&self, side: &Side<'_>) -> Outcome<()> {
+        let file = side.upper.open()?;
+        let names = tree::list(file.as_fd(), side.name)
+            .map_err(|errno| side.upper.fault("reading a directory", side.name, errno))?;
+        if names.is_none_or(|names| names.is_empty()) {
+            return Ok(());
+        }
+        let work = self.work()?;
+        let temp = work.temp()?;
+        let fault = |op| move |errno| work.fault(op, errno);
+        rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU)
+            .map_err(fault("making an empty directory"))?;
+        self.mark_opaque(work.as_fd(), temp.name())
+            .map_err(fault("marking opaque"))?;
+        temp.publish(file.as_fd(), side.name, RenameFlags::EXCHANGE)
+            .map_err(|errno| side.upper.fault("emptying a directory", side.name, errno))
+    }
+
+    /// Tells the node where it is now.
+    fn moved(&self, from: &Side<'_>, node: &Arc<Node>, to: &Side<'_>) {
+        if let Some(dir) = &node.dir {
+            if let Some(real) = dir.upper.get() {
+                real.moved(to.upper, to.name);
+            }
+        } else {
+            let is_its_name = node
+                .state
+                .read()
+                .link
+                .as_ref()
+                .is_some_and(|link| link.is(&from.parent.node, from.name));
+            if !is_its_name {
+                return;
+            }
+        }
+        let link = Link {
+            parent: to.parent.node.clone(),
+            name: to.name.into(),
+        };
+        self.table.relink(node, link);
+    }
+
+    fn list_moved(&self, to: &Side<'_>, node: &Arc<Node>) {
+        let (kind, ino): (FileKind, Ino) = (node.kind, node.state.read().ino);
+        self.listings
+            .update(to.parent.node.id, |names| names.insert(to.name, kind, ino));
+    }
+}
+
+/// The two sides in the order in which their directories are locked, one if they are one.
+fn in_order<'s, 'a>(from: &'s Side<'a>, to: &'s Side<'a>) -> (&'s Side<'a>, Option<&'s Side<'a>>) {
+    let (a, b) = (from.parent.node.id, to.parent.node.id);
+    match a.cmp(&b) {
+        std::cmp::Ordering::Less => (from, Some(to)),
+        std::cmp::Ordering::Equal => (from, None),
+        std::cmp::Ordering::Greater => (to, Some(from)),
+    }
+}

@@ -1,0 +1,112 @@
+//! Extended attributes and POSIX ACLs. The overlay's own are hidden; a user's under the same
+//! prefix are stored escaped.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::XattrFlags;
+
+use super::super::copy_up::Data;
+use super::super::node::DefaultAcl;
+use super::super::types::{Caller, Fault, NodeId, XattrMode};
+use super::super::{Outcome, Union};
+use crate::format::{Visible, acl};
+use crate::sys::Errno;
+
+impl Union {
+    /// The value of an extended attribute.
+    pub fn getxattr(&self, id: NodeId, name: &OsStr) -> Outcome<Vec<u8>> {
+        let node = self.node(id)?;
+        if self.is_record(name) {
+            return Err(Fault::merged("getxattr", Errno::NODATA));
+        }
+        let stored = self.namespace.store(name).ok_or_else(too_long)?;
+        let (spot, _) = self.spot_and_stat(&node)?;
+        spot.get_xattr(&stored)
+            .map_err(|errno| spot.fault("getxattr", errno).named(name))
+    }
+
+    /// The names of the extended attributes, each ended by a NUL.
+    pub fn listxattr(&self, id: NodeId) -> Outcome<Vec<u8>> {
+        let node = self.node(id)?;
+        let (spot, _) = self.spot_and_stat(&node)?;
+        let stored = spot
+            .list_xattrs()
+            .map_err(|errno| spot.fault("listxattr", errno))?;
+        let mut names = Vec::with_capacity(stored.len());
+        for name in stored
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            let name = OsStr::from_bytes(name);
+            if self.is_record(name) {
+                continue;
+            }
+            if let Visible::As(shown) = self.namespace.show(name) {
+                names.extend_from_slice(shown.as_bytes());
+                names.push(0);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Sets an extended attribute; copies up first.
+    pub fn setxattr(
+        &self,
+        _caller: Caller,
+        id: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Outcome<()> {
+        let node = self.node(id)?;
+        if self.is_record(name) {
+            return Err(Fault::merged("setxattr", Errno::PERM).named(name));
+        }
+        let stored = self.namespace.store(name).ok_or_else(too_long)?;
+        self.copy_up(&node, Data::All)?;
+        let (spot, _) = self.spot_and_stat(&node)?;
+        let flags = match mode {
+            XattrMode::Set => XattrFlags::empty(),
+            XattrMode::Create => XattrFlags::CREATE,
+            XattrMode::Replace => XattrFlags::REPLACE,
+        };
+        spot.set_xattr(&stored, value, flags)
+            .map_err(|errno| spot.fault("setxattr", errno).named(name))?;
+        self.acl_changed(&node, name);
+        Ok(())
+    }
+
+    /// Removes an extended attribute; copies up first.
+    pub fn removexattr(&self, id: NodeId, name: &OsStr) -> Outcome<()> {
+        let node = self.node(id)?;
+        let stored = self.namespace.store(name).ok_or_else(too_long)?;
+        let (spot, _) = self.spot_and_stat(&node)?;
+        let fault = |errno| spot.fault("removexattr", errno).named(name);
+        // Nothing is copied for an attribute that isn't there.
+        if self.is_record(name) {
+            return Err(fault(Errno::NODATA));
+        }
+        if !node.is_upper() {
+            spot.get_xattr(&stored).map_err(fault)?;
+        }
+        self.copy_up(&node, Data::All)?;
+        let (spot, _) = self.spot_and_stat(&node)?;
+        spot.remove_xattr(&stored)
+            .map_err(|errno| spot.fault("removexattr", errno).named(name))?;
+        self.acl_changed(&node, name);
+        Ok(())
+    }
+
+    fn acl_changed(&self, node: &super::super::node::Node, name: &OsStr) {
+        if name == acl::DEFAULT
+            && let Some(dir) = &node.dir
+        {
+            dir.set_default_acl(DefaultAcl::Unknown);
+        }
+    }
+}
+
+fn too_long() -> Fault {
+    Fault::merged("escaping an attribute's name", Errno::OPNOTSUPP)
+}

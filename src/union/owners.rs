@@ -1,0 +1,164 @@
+//! Owners as they are shown, and as they are recorded where they can't be given.
+
+use std::fs;
+
+use rustix::fs::Stat;
+
+use super::types::{Attr, FileKind, Ino, Timestamp};
+use crate::format::override_stat::{Kind, OverrideStat};
+
+/// What the merged tree does about owners that it can't give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Owners {
+    /// Owners are what the layers say; one that can't be given is an error, as with the kernel.
+    #[default]
+    Real,
+    /// For a user namespace whose root is not the machine's: unmapped owners are shown as root,
+    /// and an owner, mode or device that can't be given is recorded in
+    /// `user.containers.override_stat` (podman's format).
+    FakeRoot,
+}
+
+/// The policy with what it needs to know of the system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnerPolicy {
+    owners: Owners,
+    overflow_uid: u32,
+    overflow_gid: u32,
+}
+
+impl OwnerPolicy {
+    pub(crate) fn new(owners: Owners) -> Self {
+        Self {
+            owners,
+            overflow_uid: overflow_id("/proc/sys/kernel/overflowuid"),
+            overflow_gid: overflow_id("/proc/sys/kernel/overflowgid"),
+        }
+    }
+
+    /// Whether owners are recorded where they can't be given.
+    pub(crate) fn records(&self) -> bool {
+        self.owners == Owners::FakeRoot
+    }
+
+    /// The attributes of an object, from its `stat` and, where owners are recorded, its record.
+    pub(crate) fn show(&self, ino: Ino, stat: &Stat, record: Option<OverrideStat>) -> Attr {
+        let mut attr = Attr {
+            ino,
+            kind: FileKind::of_mode(stat.st_mode),
+            perm: (stat.st_mode & 0o7777) as u16,
+            nlink: stat.st_nlink as u32,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            rdev: encode_dev(stat.st_rdev),
+            size: stat.st_size as u64,
+            blocks: stat.st_blocks as u64,
+            blksize: stat.st_blksize as u32,
+            atime: Timestamp {
+                sec: stat.st_atime,
+                nsec: stat.st_atime_nsec as u32,
+            },
+            mtime: Timestamp {
+                sec: stat.st_mtime,
+                nsec: stat.st_mtime_nsec as u32,
+            },
+            ctime: Timestamp {
+                sec: stat.st_ctime,
+                nsec: stat.st_ctime_nsec as u32,
+            },
+        };
+        if self.records() {
+            if attr.uid == self.overflow_uid {
+                attr.uid = 0;
+            }
+            if attr.gid == self.overflow_gid {
+                attr.gid = 0;
+            }
+            if let Some(record) = record {
+                apply(&mut attr, record);
+            }
+        }
+        attr
+    }
+}
+
+fn apply(attr: &mut Attr, record: OverrideStat) {
+    attr.uid = record.uid;
+    attr.gid = record.gid;
+    attr.perm = record.perm;
+    let device = |major, minor| encode_dev(rustix::fs::makedev(major, minor));
+    match record.kind {
+        None => {}
+        Some(Kind::File) => attr.kind = FileKind::Regular,
+        Some(Kind::Dir) => attr.kind = FileKind::Directory,
+        Some(Kind::Symlink) => attr.kind = FileKind::Symlink,
+        Some(Kind::Pipe) => attr.kind = FileKind::Fifo,
+        Some(Kind::Socket) => attr.kind = FileKind::Socket,
+        Some(Kind::Char { major, minor }) => {
+            attr.kind = FileKind::CharDevice;
+            attr.rdev = device(major, minor);
+        }
+        Some(Kind::Block { major, minor }) => {
+            attr.kind = FileKind::BlockDevice;
+            attr.rdev = device(major, minor);
+        }
+    }
+}
+
+/// The record of an object that should look like `attr`.
+pub(crate) fn record_of(attr: &Attr) -> OverrideStat {
+    let (major, minor) = {
+        let device = decode_dev(attr.rdev);
+        (rustix::fs::major(device), rustix::fs::minor(device))
+    };
+    let kind = match attr.kind {
+        FileKind::Regular => Kind::File,
+        FileKind::Directory => Kind::Dir,
+        FileKind::Symlink => Kind::Symlink,
+        FileKind::Fifo => Kind::Pipe,
+        FileKind::Socket => Kind::Socket,
+        FileKind::CharDevice => Kind::Char { major, minor },
+        FileKind::BlockDevice => Kind::Block { major, minor },
+    };
+    OverrideStat {
+        uid: attr.uid,
+        gid: attr.gid,
+        perm: attr.perm,
+        kind: Some(kind),
+    }
+}
+
+/// The kernel's 32-bit form of a device number, as FUSE carries it.
+pub(crate) fn encode_dev(device: u64) -> u32 {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// The reverse of [`encode_dev`].
+pub(crate) fn decode_dev(device: u32) -> u64 {
+    rustix::fs::makedev(
+        (device & 0xf_ff00) >> 8,
+        (device & 0xff) | ((device >> 12) & 0xf_ff00),
+    )
+}
+
+fn overflow_id(path: &str) -> u32 {
+    const DEFAULT: u32 = 65534;
+    fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_the_kernels_form() {
+        for (major, minor) in [(0, 0), (1, 3), (8, 257), (4095, 0xf_ffff)] {
+            let device = rustix::fs::makedev(major, minor);
+            assert_eq!(decode_dev(encode_dev(device)), device);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Opening a merged tree: every layer's descriptor is taken here, once.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
+use rustix::mount::OpenTreeFlags;
+use rustix::process::Resource;
+
+use super::descriptors::Descriptors;
+use super::layer::{Ground, LayerIndex, RealDir, Target};
+use super::listing::Listings;
+use super::locks::{OrderedRwLock, Rank};
+use super::node::{DirPart, Node, Real, State};
+use super::number::Numbers;
+use super::owners::{OwnerPolicy, Owners};
+use super::table::{Key, Table};
+use super::types::{Fault, FileKind, NodeId};
+use super::work::{Durability, Work};
+use super::{Outcome, Union};
+use crate::error::Context;
+use crate::format::{MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
+use crate::options::Options;
+use crate::sys::{Errno, privilege, xattr};
+use crate::{Error, Result};
+
+/// What a merged tree is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Layers and format options; paths are resolved once, when the tree is opened.
+    pub options: Options,
+    /// The owners' policy.
+    pub owners: Owners,
+    /// Where the tree is going to be mounted. A layer that contains this directory shows what
+    /// lies beneath the mount.
+    pub target: Option<PathBuf>,
+}
+
+const DIR_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+impl Union {
+    /// Takes every layer's descriptor, locks and sweeps the work directory. After this no path
+    /// is resolved again. Errors are the ones a user can mend.
+    pub fn open(setup: &Setup) -> Result<Self> {
+        let options = &setup.options;
+        if options.lower.is_empty() || options.lower.len() > MAX_LOWERS {
+            return Err(Error::usage("opening the layers").because(format!(
+                "{} lower layers given; 1 to 500 are possible",
+                options.lower.len()
+            )));
+        }
+        let lowers = options
+            .lower
+            .iter()
+            .map(|path| open_lower(path))
+            .collect::<Result<Vec<_>>>()?;
+        let upper = match (&options.upper, &options.work) {
+            (Some(upper), Some(work)) => Some((open_dir(upper)?, open_dir(work)?, work)),
+            _ => None,
+        };
+        let first = upper.as_ref().map_or(&lowers[0], |(upper, ..)| upper);
+        let device = rustix::fs::fstat(first)
+            .context("stat of a layer", &options.lower[0])?
+            .st_dev;
+        let numbers = Numbers::new(device);
+        let target = match &setup.target {
+            Some(path) => Some(take_target(path, &numbers)?),
+            None => None,
+        };
+        let descriptors = Descriptors::new(descriptor_budget());
+        let ground = Arc::new(Ground {
+            descriptors,
+            numbers,
+            target,
+        });
+
+        let namespace = if options.userxattr || !privilege::is_real_root() {
+            XattrNamespace::User
+        } else {
+            XattrNamespace::Trusted
+        };
+        let mut lower_dirs = Vec::new();
+        let mut xattr_whiteouts = Vec::new();
+        for (index, (fd, path)) in lowers.into_iter().zip(&options.lower).enumerate() {
+            let marked = xattr::fget(fd.as_fd(), namespace.opaque()).ok();
+            xattr_whiteouts.push(marked.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS));
+            let layer = LayerIndex::Lower(index as u16);
+            let dir = RealDir::root(&ground, layer, fd).context("stat of a lower layer", path)?;
+            lower_dirs.push(dir);
+        }
+        let (upper_dir, work) = match upper {
+            None => (None, None),
+            Some((upper, base, work_path)) => {
+                let upper_path = options.upper.as_deref().unwrap_or(work_path);
+                refuse_indexed(&upper, upper_path, namespace)?;
+                let durability = if options.volatile {
+                    Durability::Volatile
+                } else {
+                    Durability::Synced
+                };
+                let work = Work::open(&ground, work_path, base, durability)?;
+                prove(&work, work_path, namespace)?;
+                let dir = RealDir::root(&ground, LayerIndex::Upper, upper);
+                (
+                    Some(dir.context("stat of the upper layer", upper_path)?),
+                    Some(work),
+                )
+            }
+        };
+        let table = Table::new();
+        let root_dir = upper_dir.as_ref().unwrap_or(&lower_dirs[0]).clone();
+        let state = State {
+            ino: ground.numbers.ino(root_dir.id.fs, root_dir.id.ino),
+            key: Key::Real(root_dir.layer, root_dir.id),
+            link: None,
+            named: true,
+            real: Real::Dir,
+        };
+        let slot = ground.descriptors.slot();
+        let part = DirPart::new(upper_dir, lower_dirs);
+        let root = Node::new(
+            NodeId::ROOT,
+            0,
+            FileKind::Directory,
+            slot,
+            state,
+            Some(part),
+        );
+        table.insert_root(root);
+        Ok(Self {
+            ground,
+            table,
+            listings: Listings::new(),
+            work,
+            namespace,
+            owners: OwnerPolicy::new(setup.owners),
+            xattr_whiteouts,
+            origins: OrderedRwLock::new(Rank::Leaf, HashMap::new()),
+        })
+    }
+
+    /// Writes everything to the disk (unless volatile), empties the work directory.
+    pub fn close(&self) -> Outcome<()> {
+        let Some(work) = &self.work else {
+            return Ok(());
+        };
+        work.sweep()
+            .map_err(|errno| work.fault("emptying the work directory", errno))?;
+        work.sync().map_err(|errno| Fault {
+            errno,
+            op: "writing to the disk",
+            place: super::types::Place::Upper,
+            name: None,
+        })
+    }
+}
+
+/// A lower layer without the mounts in it, as the kernel's overlay sees it, where we may take one
+/// (a private copy of the mount); with them otherwise.
+fn open_lower(path: &Path) -> Result<OwnedFd> {
+    let plain = open_dir(path)?;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let flags = clone | OpenTreeFlags::AT_EMPTY_PATH;
+    let Ok(tree) = rustix::mount::open_tree(&plain, "", flags) else {
+        return Ok(plain);
+    };
+    let opened = rustix::fs::openat(&tree, ".", DIR_FLAGS, Mode::empty());
+    opened.context("opening a layer", path)
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, DIR_FLAGS, Mode::empty()).map_err(|errno| {
+        let error = Error::usage("opening a layer").at(path).errno(errno);
+        match errno {
+            Errno::NOENT => error.because("there is no such directory"),
+            Errno::NOTDIR => error.because("it is not a directory"),
+            Errno::ACCESS => error.because("you may not read it"),
+            _ => error,
+        }
+    })
+}
+
+/// Takes the target as it is before the mount.
+fn take_target(path: &Path, numbers: &Numbers) -> Result<Target> {
+    const STEP: &str = "opening the target";
+    let absolute = std::fs::canonicalize(path).map_err(|error| {
+        Error::usage(STEP)
+            .at(path)
+            .errno(crate::sys::from_io(&error))
+    })?;
+    let beneath = open_dir(&absolute)?;
+    let (parent, name) = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => (parent, name.to_os_string()),
+        // The root has no name that a layer could contain.
+        _ => (Path::new("/"), "/".into()),
+    };
+    let stat = rustix::fs::stat(parent).context(STEP, parent)?;
+    let parent = super::layer::RealId {
+        fs: numbers.fs(stat.st_dev),
+        ino: stat.st_ino,
+    };
+    Ok(Target {
+        parent,
+        name,
+        beneath,
+    })
+}
+
+/// An upper whose root names its lower was written with `index=on`.
+fn refuse_indexed(upper: &OwnedFd, path: &Path, namespace: XattrNamespace) -> Result<()> {
+    match xattr::fget(upper.as_fd(), namespace.origin()) {
+        Ok(value) if !value.is_empty() => Err(Error::usage("opening the upper layer")
+            .at(path)
+            .because("it was written with index=on, whose hard links need that option")),
+        _ => Ok(()),
+    }
+}
+
+/// Proves that this upper can hold what the format needs, before anything is changed in it.
+fn prove(work: &Work, path: &Path, namespace: XattrNamespace) -> Result<()> {
+    const STEP: &str = "trying the upper's file system";
+    let temp = work
+        .temp()
+        .map_err(|fault| Error::system(STEP).at(path).errno(fault.errno))?;
+    let made = rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU);
+    made.context(STEP, path)?;
+    let marked = temp
+        .spot()
+        .set_xattr(namespace.opaque(), b"0", XattrFlags::empty());
+    marked.map_err(|errno| {
+        Error::system(STEP)
+            .at(path)
+            .errno(errno)
+            .because("it can't hold the overlay's attributes (no user.* attributes?)")
+            .remedy("put upperdir and workdir on another file system, such as ext4, xfs or btrfs")
+    })?;
+    drop(temp);
+    let whiteout = work.whiteout().map_err(|fault| {
+        Error::system(STEP)
+            .at(path)
+            .errno(fault.errno)
+            .because("it can't hold whiteouts (0:0 devices without privilege need Linux 5.8)")
+            .remedy("run as root, or put upperdir and workdir on another file system")
+    })?;
+    drop(whiteout);
+    let missing = OsStr::new("missing");
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    match rustix::fs::renameat_with(work.as_fd(), missing, work.as_fd(), missing, exchange) {
+        Err(Errno::NOENT) | Ok(()) => Ok(()),
+        Err(errno) => Err(Error::system(STEP)
+            .at(path)
+            .errno(errno)
+            .because("it can't exchange two names (renameat2)")
+            .remedy("put upperdir and workdir on another file system, such as ext4, xfs or btrfs")),
+    }
+}
+
+/// How many descriptors the layers may use: half of what the process may have.
+fn descriptor_budget() -> usize {
+    const MOST: u64 = 1 << 15;
+    let limit = rustix::process::getrlimit(Resource::Nofile)
+        .current
+        .unwrap_or(MOST);
+    (limit.min(MOST * 2) / 2) as usize
+}

@@ -1,0 +1,157 @@
+//! A spot: how to reach the real object of a node right now, and what can be done there.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timestamps, Uid, XattrFlags};
+
+use super::descriptors::OpenFile;
+use super::layer::RealDir;
+use super::types::{Fault, Place};
+use crate::sys::{Errno, chmod, xattr};
+
+/// Where an object can be reached.
+#[derive(Debug, Clone)]
+pub(super) enum Spot {
+    /// Under this name; `.` is the directory itself.
+    At { dir: Arc<RealDir>, name: Box<OsStr> },
+    /// Only by this descriptor: it has no name any more.
+    Open(Arc<OpenFile>),
+}
+
+impl Spot {
+    /// The directory itself.
+    pub(super) fn itself(dir: &Arc<RealDir>) -> Self {
+        Spot::At {
+            dir: dir.clone(),
+            name: OsStr::new(".").into(),
+        }
+    }
+
+    pub(super) fn fault(&self, op: &'static str, errno: Errno) -> Fault {
+        match self {
+            Spot::At { dir, name } => dir.fault(op, name, errno),
+            Spot::Open(_) => Fault {
+                errno,
+                op,
+                place: Place::Upper,
+                name: None,
+            },
+        }
+    }
+
+    /// `None` when the name is gone.
+    pub(super) fn stat(&self) -> Result<Option<Stat>, Fault> {
+        match self {
+            Spot::At { dir, name } if **name == *"." => {
+                let file = dir.open()?;
+                let stat = rustix::fs::fstat(file.as_fd());
+                stat.map(Some).map_err(|errno| self.fault("stat", errno))
+            }
+            Spot::At { dir, name } => dir.stat(name),
+            Spot::Open(file) => rustix::fs::fstat(file.as_fd())
+                .map(Some)
+                .map_err(|errno| self.fault("stat", errno)),
+        }
+    }
+
+    pub(super) fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match self {
+            Spot::At { dir, name } => {
+                let dir = dir.open().map_err(|fault| fault.errno)?;
+                rustix::fs::openat(dir.as_fd(), &**name, flags, Mode::empty())
+            }
+            Spot::Open(_) => Err(Errno::STALE),
+        }
+    }
+
+    pub(super) fn get_xattr(&self, attr: &OsStr) -> Result<Vec<u8>, Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                xattr::get(dir.open().map_err(|fault| fault.errno)?.as_fd(), name, attr)
+            }
+            Spot::Open(file) => xattr::fget(file.as_fd(), attr).map_err(no_path),
+        }
+    }
+
+    pub(super) fn list_xattrs(&self) -> Result<Vec<u8>, Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                xattr::list(dir.open().map_err(|fault| fault.errno)?.as_fd(), name)
+            }
+            Spot::Open(file) => xattr::flist(file.as_fd()).map_err(no_path),
+        }
+    }
+
+    pub(super) fn set_xattr(
+        &self,
+        attr: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                let dir = dir.open().map_err(|fault| fault.errno)?;
+                xattr::set(dir.as_fd(), name, attr, value, flags)
+            }
+            Spot::Open(file) => {
+                rustix::fs::fsetxattr(file.as_fd(), attr, value, flags).map_err(no_path)
+            }
+        }
+    }
+
+    pub(super) fn remove_xattr(&self, attr: &OsStr) -> Result<(), Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                xattr::remove(dir.open().map_err(|fault| fault.errno)?.as_fd(), name, attr)
+            }
+            Spot::Open(file) => rustix::fs::fremovexattr(file.as_fd(), attr).map_err(no_path),
+        }
+    }
+
+    pub(super) fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        let uid = uid.map(Uid::from_raw);
+        let gid = gid.map(Gid::from_raw);
+        match self {
+            Spot::At { dir, name } => {
+                let dir = dir.open().map_err(|fault| fault.errno)?;
+                rustix::fs::chownat(dir.as_fd(), &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            }
+            Spot::Open(file) => {
+                rustix::fs::chownat(file.as_fd(), "", uid, gid, AtFlags::EMPTY_PATH)
+            }
+        }
+    }
+
+    /// The object must not be a symbolic link.
+    pub(super) fn chmod(&self, mode: u32) -> Result<(), Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                chmod::chmod_at(dir.open().map_err(|fault| fault.errno)?.as_fd(), name, mode)
+            }
+            Spot::Open(file) => chmod::chmod_fd(file.as_fd(), mode),
+        }
+    }
+
+    pub(super) fn set_times(&self, times: &Timestamps) -> Result<(), Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                let dir = dir.open().map_err(|fault| fault.errno)?;
+                rustix::fs::utimensat(dir.as_fd(), &**name, times, AtFlags::SYMLINK_NOFOLLOW)
+            }
+            Spot::Open(file) => rustix::fs::utimensat(file.as_fd(), "", times, AtFlags::EMPTY_PATH),
+        }
+    }
+}
+
+/// An `O_PATH` descriptor carries no attributes: the object has lost its name and isn't a file
+/// or a directory.
+fn no_path(errno: Errno) -> Errno {
+    if errno == Errno::BADF {
+        Errno::OPNOTSUPP
+    } else {
+        errno
+    }
+}

@@ -1,0 +1,204 @@
+//! The inode table: nodes by number, and by what they are on the disk.
+//!
+//! Sharded; a shard's lock is held for a look-up or an insert, never over a system call.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::layer::{LayerIndex, RealId};
+use super::locks::{OrderedMutex, OrderedRwLock, Rank};
+use super::node::{Link, Node};
+use super::number::Numbers;
+use super::types::{Ino, NodeId};
+
+const SHARDS: usize = 64;
+
+/// What makes two look-ups find one node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// The object on the disk: names that are hard links share a node. The layer counts, too:
+    /// layers may contain each other.
+    Real(LayerIndex, RealId),
+    /// The name: for a lower file with several names. A copy-up breaks such a link, as the
+    /// kernel's does, and a node can't be split.
+    Name(NodeId, Box<OsStr>),
+}
+
+/// Which node a key leads to; the generation tells whether it is still the same.
+type KeyTarget = (NodeId, u64);
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Table {
+    nodes: Vec<OrderedRwLock<HashMap<NodeId, Arc<Node>>>>,
+    keys: Vec<OrderedMutex<HashMap<Key, KeyTarget>>>,
+    hasher: RandomState,
+    generation: AtomicU64,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: (0..SHARDS)
+                .map(|_| OrderedRwLock::new(Rank::Table, HashMap::new()))
+                .collect(),
+            keys: (0..SHARDS)
+                .map(|_| OrderedMutex::new(Rank::Keys, HashMap::new()))
+                .collect(),
+            hasher: RandomState::new(),
+            generation: AtomicU64::new(1),
+        }
+    }
+
+    fn node_shard(&self, id: NodeId) -> &OrderedRwLock<HashMap<NodeId, Arc<Node>>> {
+        &self.nodes[id.0 as usize % SHARDS]
+    }
+
+    fn key_shard(&self, key: &Key) -> &OrderedMutex<HashMap<Key, KeyTarget>> {
+        &self.keys[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    /// The node with this number.
+    pub(crate) fn get(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.node_shard(id).read().get(&id).cloned()
+    }
+
+    /// The node that `key` leads to, without counting a look-up.
+    pub(crate) fn find(&self, key: &Key) -> Option<Arc<Node>> {
+        let (id, generation) = *self.key_shard(key).lock().get(key)?;
+        self.get(id).filter(|node| node.generation == generation)
+    }
+
+    /// The node of `key`, made by `make` where there is none; counts one use. A new one gets the
+    /// number `ino` if that is free, and uses `parent` in its turn.
+    pub(crate) fn enter(
+        &self,
+        key: Key,
+        ino: Ino,
+        parent: &Node,
+        numbers: &Numbers,
+        make: impl FnOnce(NodeId, u64, Key) -> Node,
+    ) -> Arc<Node> {
+        let mut keys = self.key_shard(&key).lock();
+        if let Some(&(id, generation)) = keys.get(&key) {
+            let nodes = self.node_shard(id).read();
+            if let Some(node) = nodes.get(&id).filter(|node| node.generation == generation) {
+                node.uses.fetch_add(1, Ordering::Relaxed);
+                return node.clone();
+            }
+        }
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        // The number of a name-keyed node must stay free for the object itself.
+        let wanted = match key {
+            Key::Real(..) => NodeId(ino.0),
+            Key::Name(..) => NodeId(numbers.fresh()),
+        };
+        let mut id = wanted;
+        loop {
+            let mut nodes = self.node_shard(id).write();
+            if let MapEntry::Vacant(vacant) = nodes.entry(id) {
+                let node = Arc::new(make(id, generation, key.clone()));
+                node.uses.store(1, Ordering::Relaxed);
+                parent.uses.fetch_add(1, Ordering::Relaxed);
+                vacant.insert(node.clone());
+                keys.insert(key, (id, generation));
+                return node;
+            }
+            id = NodeId(numbers.fresh());
+        }
+    }
+
+    /// Adds the root, which is never forgotten.
+    pub(crate) fn insert_root(&self, root: Node) -> Arc<Node> {
+        let root = Arc::new(root);
+        root.uses.store(1, Ordering::Relaxed);
+        self.node_shard(root.id)
+            .write()
+            .insert(root.id, root.clone());
+        root
+    }
+
+    /// Gives back `count` uses; drops the node with the last one. Returns what was dropped.
+    pub(crate) fn release(&self, id: NodeId, count: u64) -> Vec<Arc<Node>> {
+        let mut dropped = Vec::new();
+        let mut next = Some((id, count));
+        // A dropped node gives back its use of the parent, and so on upwards.
+        while let Some((id, count)) = next.take() {
+            if id == NodeId::ROOT {
+                break;
+            }
+            let removed = {
+                let mut nodes = self.node_shard(id).write();
+                let Some(node) = nodes.get(&id) else { break };
+                let minus = |uses: u64| Some(uses.saturating_sub(count));
+                let before = node
+                    .uses
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, minus);
+                if before.is_ok_and(|before| before <= count) {
+                    nodes.remove(&id)
+                } else {
+                    None
+                }
+            };
+            if let Some(node) = removed {
+                let (key, parent) = {
+                    let state = node.state.read();
+                    (
+                        state.key.clone(),
+                        state.link.as_ref().map(|link| link.parent.id),
+                    )
+                };
+                self.remove_key(&key, &node);
+                next = parent.map(|parent| (parent, 1));
+                dropped.push(node);
+            }
+        }
+        dropped
+    }
+
+    fn remove_key(&self, key: &Key, node: &Node) {
+        let mut keys = self.key_shard(key).lock();
+        if keys.get(key) == Some(&(node.id, node.generation)) {
+            keys.remove(key);
+        }
+    }
+
+    /// Says that the node is found under `key` from now on, no longer under its old one.
+    pub(crate) fn rekey(&self, node: &Node, key: Key) {
+        let old = std::mem::replace(&mut node.state.write().key, key.clone());
+        if old != key {
+            self.key_shard(&key)
+                .lock()
+                .insert(key, (node.id, node.generation));
+            self.remove_key(&old, node);
+        }
+    }
+
+    /// Forgets which node `key` leads to: the object behind it has been replaced.
+    pub(crate) fn drop_key(&self, key: &Key) {
+        self.key_shard(key).lock().remove(key);
+    }
+
+    /// Gives the node another place in the merged tree.
+    pub(crate) fn relink(&self, node: &Node, link: Link) {
+        link.parent.uses.fetch_add(1, Ordering::Relaxed);
+        let old = {
+            let mut state = node.state.write();
+            state.named = true;
+            state.link.replace(link)
+        };
+        if let Some(old) = old {
+            let gone = self.release(old.parent.id, 1);
+            drop(gone);
+        }
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.iter().map(|shard| shard.read().len()).sum()
+    }
+}

@@ -1,0 +1,300 @@
+//! The merged tree in a plain process, without FUSE.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::*;
+use crate::options::Options;
+
+struct Tree {
+    scratch: tempfile::TempDir,
+    union: Arc<Union>,
+}
+
+const ME: Caller = Caller { uid: 0, gid: 0 };
+
+fn me() -> Caller {
+    Caller {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    }
+}
+
+fn os(name: &str) -> &OsStr {
+    OsStr::new(name)
+}
+
+impl Tree {
+    /// A tree over `lowers`, each filled by its closure; always with user attributes.
+    fn new(lowers: &[&dyn Fn(&std::path::Path)]) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        let mut lower = Vec::new();
+        for (index, fill) in lowers.iter().enumerate() {
+            let dir = path(&format!("lower{index}"));
+            fs::create_dir(&dir).unwrap();
+            fill(&dir);
+            lower.push(dir);
+        }
+        fs::create_dir(path("upper")).unwrap();
+        fs::create_dir(path("work")).unwrap();
+        let options = Options {
+            lower,
+            upper: Some(path("upper")),
+            work: Some(path("work")),
+            userxattr: true,
+            ..Options::default()
+        };
+        let setup = Setup {
+            options,
+            ..Setup::default()
+        };
+        let union = Arc::new(Union::open(&setup).unwrap());
+        Self { scratch, union }
+    }
+
+    fn upper(&self, name: &str) -> PathBuf {
+        self.scratch.path().join("upper").join(name)
+    }
+
+    fn id(&self, path: &str) -> Option<NodeId> {
+        let mut id = NodeId::ROOT;
+        for name in path.split('/') {
+            id = self.union.lookup(id, os(name)).unwrap()?.id;
+        }
+        Some(id)
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        let mut buffer = vec![0; 1 << 16];
+        let length = self
+            .union
+            .read(self.id(path).unwrap(), 0, &mut buffer)
+            .unwrap();
+        buffer.truncate(length);
+        buffer
+    }
+
+    fn names(&self, id: NodeId) -> Vec<String> {
+        let mut names = Vec::new();
+        self.union
+            .readdir(id, 0, &mut |entry| {
+                names.push(entry.name.to_str().unwrap().to_string());
+                Flow::Took
+            })
+            .unwrap();
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn reading_shows_the_top_layer_and_changes_nothing() {
+    let tree = Tree::new(&[&|dir| fs::write(dir.join("a"), "top").unwrap(), &|dir| {
+        fs::write(dir.join("a"), "bottom").unwrap();
+        fs::write(dir.join("b"), "b").unwrap();
+    }]);
+    assert_eq!(tree.read("a"), b"top");
+    assert_eq!(tree.read("b"), b"b");
+    assert_eq!(tree.names(NodeId::ROOT), ["a", "b"]);
+    assert_eq!(tree.id("c"), None);
+    assert_eq!(fs::read_dir(tree.upper("")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_write_copies_up_and_a_node_that_was_known_before_reads_the_copy() {
+    let tree = Tree::new(&[&|dir| {
+        fs::create_dir(dir.join("d")).unwrap();
+        fs::write(dir.join("d/f"), "old contents").unwrap();
+    }]);
+    let file = tree.id("d/f").unwrap();
+    let before = tree.union.getattr(file).unwrap();
+    assert_eq!(tree.read("d/f"), b"old contents");
+    tree.union.write(file, 0, b"NEW", KillPriv::Keep).unwrap();
+    assert_eq!(tree.read("d/f"), b"NEW contents");
+    assert_eq!(fs::read(tree.upper("d/f")).unwrap(), b"NEW contents");
+    assert_eq!(
+        fs::read(tree.scratch.path().join("lower0/d/f")).unwrap(),
+        b"old contents"
+    );
+    assert_eq!(tree.union.getattr(file).unwrap().ino, before.ino);
+}
+
+#[test]
+fn a_deleted_lower_file_leaves_a_whiteout_and_a_new_one_none() {
+    let tree = Tree::new(&[&|dir| fs::write(dir.join("lower"), "x").unwrap()]);
+    tree.union
+        .make(me(), NodeId::ROOT, os("new"), NewKind::Regular, 0o644, 0)
+        .unwrap();
+    for name in ["lower", "new"] {
+        tree.union.unlink(NodeId::ROOT, os(name)).unwrap();
+        assert_eq!(tree.id(name), None);
+    }
+    let whiteout = fs::symlink_metadata(tree.upper("lower")).unwrap();
+    assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
+    assert!(fs::symlink_metadata(tree.upper("new")).is_err());
+    assert!(tree.names(NodeId::ROOT).is_empty());
+}
+
+#[test]
+fn a_directory_made_again_hides_the_lower_one() {
+    let tree = Tree::new(&[&|dir| {
+        fs::create_dir(dir.join("d")).unwrap();
+        fs::write(dir.join("d/f"), "x").unwrap();
+    }]);
+    let dir = tree.id("d").unwrap();
+    assert_eq!(
+        tree.union.rmdir(NodeId::ROOT, os("d")).unwrap_err().errno,
+        Errno::NOTEMPTY
+    );
+    tree.union.unlink(dir, os("f")).unwrap();
+    tree.union.rmdir(NodeId::ROOT, os("d")).unwrap();
+    assert_eq!(tree.id("d"), None);
+    tree.union
+        .make(me(), NodeId::ROOT, os("d"), NewKind::Directory, 0o755, 0)
+        .unwrap();
+    assert!(tree.names(tree.id("d").unwrap()).is_empty());
+    assert_eq!(tree.id("d/f"), None);
+    let opaque = rustix::fs::getxattr(tree.upper("d"), "user.overlay.opaque", &mut [0; 8][..]);
+    assert_eq!(opaque, Ok(1));
+}
+
+#[test]
+fn an_unlinked_file_lives_on_in_its_node() {
+    let tree = Tree::new(&[&|dir| fs::write(dir.join("f"), "lower data").unwrap()]);
+    let file = tree.id("f").unwrap();
+    tree.union.unlink(NodeId::ROOT, os("f")).unwrap();
+    let mut buffer = [0; 5];
+    assert_eq!(tree.union.read(file, 0, &mut buffer), Ok(5));
+    tree.union.write(file, 0, b"UPPER", KillPriv::Keep).unwrap();
+    tree.union.read(file, 0, &mut buffer).unwrap();
+    assert_eq!(&buffer, b"UPPER");
+    let change = SetAttr {
+        perm: Some(0o600),
+        size: Some(3),
+        ..SetAttr::default()
+    };
+    let attr = tree.union.setattr(me(), file, &change).unwrap();
+    assert_eq!((attr.perm, attr.size, attr.nlink), (0o600, 3, 0));
+    assert_eq!(tree.id("f"), None);
+}
+
+#[test]
+fn renames_leave_whiteouts_only_where_a_lower_name_was() {
+    let tree = Tree::new(&[&|dir| {
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::write(dir.join("b"), "b").unwrap();
+        fs::create_dir(dir.join("d")).unwrap();
+    }]);
+    let root = NodeId::ROOT;
+    tree.union
+        .rename(root, os("a"), root, os("c"), RenameMode::Replace)
+        .unwrap();
+    tree.union
+        .rename(root, os("c"), root, os("e"), RenameMode::Replace)
+        .unwrap();
+    assert_eq!(tree.names(root), ["b", "d", "e"]);
+    assert_eq!(tree.read("e"), b"a");
+    assert!(
+        fs::symlink_metadata(tree.upper("a"))
+            .unwrap()
+            .file_type()
+            .is_char_device()
+    );
+    assert!(fs::symlink_metadata(tree.upper("c")).is_err());
+    let moved = tree
+        .union
+        .rename(root, os("d"), root, os("x"), RenameMode::Replace);
+    assert_eq!(moved.unwrap_err().errno, Errno::XDEV);
+    tree.union
+        .rename(root, os("e"), root, os("b"), RenameMode::Exchange)
+        .unwrap();
+    assert_eq!(
+        (tree.read("b"), tree.read("e")),
+        (b"a".to_vec(), b"b".to_vec())
+    );
+}
+
+#[test]
+fn hard_links_share_a_node_and_outlive_each_other() {
+    let tree = Tree::new(&[&|_| ()]);
+    let root = NodeId::ROOT;
+    let first = tree
+        .union
+        .make(ME, root, os("a"), NewKind::Regular, 0o644, 0)
+        .unwrap();
+    let second = tree.union.link(first.id, root, os("b")).unwrap();
+    assert_eq!(first.id, second.id);
+    assert_eq!(second.attr.nlink, 2);
+    tree.union
+        .write(first.id, 0, b"data", KillPriv::Keep)
+        .unwrap();
+    tree.union.unlink(root, os("a")).unwrap();
+    assert_eq!(tree.union.getattr(first.id).unwrap().nlink, 1);
+    assert_eq!(tree.read("b"), b"data");
+    assert_eq!(tree.id("b"), Some(first.id));
+    tree.union
+        .rename(root, os("b"), root, os("c"), RenameMode::Replace)
+        .unwrap();
+    assert_eq!(tree.read("c"), b"data");
+}
+
+#[test]
+fn forgotten_nodes_leave_the_table() {
+    let tree = Tree::new(&[&|dir| {
+        fs::create_dir_all(dir.join("d/e")).unwrap();
+        fs::write(dir.join("d/e/f"), "x").unwrap();
+    }]);
+    let ids = ["d", "d/e", "d/e/f"].map(|path| tree.id(path).unwrap());
+    assert_eq!(tree.union.node_count(), 4);
+    // `id` counted a look-up for every step of every path.
+    for (id, count) in ids.into_iter().zip([3, 2, 1]) {
+        tree.union.forget(id, count);
+    }
+    assert_eq!(tree.union.node_count(), 1);
+}
+
+#[test]
+fn two_copy_ups_of_one_file_at_once_make_one_copy() {
+    let tree = Tree::new(&[&|dir| fs::write(dir.join("f"), vec![7; 1 << 20]).unwrap()]);
+    let file = tree.id("f").unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let union = &tree.union;
+            scope.spawn(move || {
+                union
+                    .write(file, number, &[number as u8], KillPriv::Keep)
+                    .unwrap()
+            });
+        }
+    });
+    let data = fs::read(tree.upper("f")).unwrap();
+    assert_eq!(data[..5], [0, 1, 2, 3, 7]);
+    assert_eq!(data.len(), 1 << 20);
+}
+
+#[test]
+fn the_work_directory_is_left_empty_and_locked_while_in_use() {
+    let tree = Tree::new(&[&|dir| fs::write(dir.join("f"), "x").unwrap()]);
+    tree.union.unlink(NodeId::ROOT, os("f")).unwrap();
+    let options = Options {
+        lower: vec![tree.scratch.path().join("lower0")],
+        upper: Some(tree.upper("")),
+        work: Some(tree.scratch.path().join("work")),
+        userxattr: true,
+        ..Options::default()
+    };
+    let setup = Setup {
+        options,
+        ..Setup::default()
+    };
+    let second = Union::open(&setup).unwrap_err().to_string();
+    assert!(second.contains("in use"), "{second}");
+    tree.union.close().unwrap();
+    let work = tree.scratch.path().join("work/work");
+    assert_eq!(fs::read_dir(work).unwrap().count(), 0);
+}

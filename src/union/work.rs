@@ -1,0 +1,259 @@
+//! The work directory: unfinished objects, whiteouts to come, and the lock that keeps a second
+//! mount out.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+
+use super::layer::{Ground, LayerIndex, RealDir};
+use super::locks::{OrderedMutex, Rank};
+use super::spot::Spot;
+use super::types::{Fault, Place};
+use crate::error::Context;
+use crate::format::{INCOMPAT, INDEX, WORK};
+use crate::sys::{Errno, from_io, tree};
+use crate::{Error, Result};
+
+/// The work directory of a writable mount.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// `workdir` itself; holds the lock.
+    base: OwnedFd,
+    /// `workdir/work`.
+    dir: Arc<RealDir>,
+    fd: OwnedFd,
+    /// A whiteout that further ones are hard links of, as the kernel makes them.
+    shared_whiteout: OrderedMutex<Option<OsString>>,
+    pub(super) durability: Durability,
+}
+
+/// Whether data is written to the disk before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// A copied-up file is on the disk before it replaces its lower.
+    Synced,
+    /// `volatile`: never.
+    Volatile,
+}
+
+/// An unfinished object in the work directory. Removed when dropped, unless it was published.
+#[derive(Debug)]
+pub(super) struct Temp<'w> {
+    work: &'w Work,
+    name: OsString,
+    published: bool,
+}
+
+impl Work {
+    /// Locks `workdir`, empties `workdir/work` and makes it anew.
+    pub(super) fn open(
+        ground: &Arc<Ground>,
+        path: &Path,
+        base: OwnedFd,
+        durability: Durability,
+    ) -> Result<Self> {
+        const STEP: &str = "preparing the work directory";
+        match rustix::fs::flock(&base, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::usage(STEP)
+                    .at(path)
+                    .because("it is in use by another overfall mount")
+                    .remedy("unmount that one, or give this one its own upperdir and workdir"));
+            }
+            Err(errno) => {
+                return Err(Error::system("locking the work directory")
+                    .at(path)
+                    .errno(errno));
+            }
+        }
+        if holds_anything(&base, OsStr::new(INDEX)).context(STEP, path.join(INDEX))? {
+            return Err(Error::usage(STEP).at(path.join(INDEX)).because(
+                "the upper was written with index=on, whose hard links need that option",
+            ));
+        }
+        if let Some(feature) = first_incompat(&base).context(STEP, path.join(WORK))? {
+            let error = Error::usage(STEP)
+                .at(path.join(WORK).join(INCOMPAT).join(&feature))
+                .because("the upper has a feature that forbids mounting it again");
+            return Err(if feature == "volatile" {
+                error.remedy(
+                    "it was mounted volatile and may have lost data: make a new upper, or remove \
+                     that directory to trust this one",
+                )
+            } else {
+                error
+            });
+        }
+        tree::remove(base.as_fd(), OsStr::new(WORK)).context(STEP, path.join(WORK))?;
+        let made = rustix::fs::mkdirat(&base, WORK, Mode::RWXU);
+        made.context(STEP, path.join(WORK))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(&base, WORK, flags, Mode::empty()).context(STEP, path.join(WORK))?;
+        let held = fd
+            .try_clone()
+            .map_err(|error| from_io(&error))
+            .context(STEP, path)?;
+        let dir = RealDir::root(ground, LayerIndex::Upper, held).context(STEP, path)?;
+        let work = Self {
+            base,
+            dir,
+            fd,
+            shared_whiteout: OrderedMutex::new(Rank::Leaf, None),
+            durability,
+        };
+        if durability == Durability::Volatile {
+            work.mark_volatile()
+                .context("marking the upper volatile", path.join(WORK))?;
+        }
+        work.hide().context(STEP, path.join(WORK))?;
+        Ok(work)
+    }
+
+    fn mark_volatile(&self) -> Result<(), Errno> {
+        let dir = rustix::fs::Mode::RWXU;
+        rustix::fs::mkdirat(&self.fd, INCOMPAT, dir)?;
+        rustix::fs::mkdirat(&self.fd, "incompat/volatile", dir)?;
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, "incompat/volatile/dirty", flags, Mode::RUSR)?;
+        Ok(())
+    }
+
+    /// Takes all permissions off `work`, as the kernel does, where we can still work in it.
+    fn hide(&self) -> Result<(), Errno> {
+        rustix::fs::fchmod(&self.fd, Mode::empty())?;
+        match rustix::fs::accessat(
+            &self.fd,
+            ".",
+            rustix::fs::Access::WRITE_OK,
+            AtFlags::EACCESS,
+        ) {
+            Ok(()) => Ok(()),
+            Err(_) => rustix::fs::fchmod(&self.fd, Mode::RWXU),
+        }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(super) fn fault(&self, op: &'static str, errno: Errno) -> Fault {
+        Fault {
+            errno,
+            op,
+            place: Place::Work,
+            name: None,
+        }
+    }
+
+    /// A name that nobody has used, for an object that the caller makes.
+    pub(super) fn temp(&self) -> Result<Temp<'_>, Fault> {
+        let number =
+            getrandom::u64().map_err(|_| self.fault("naming an unfinished object", Errno::IO))?;
+        Ok(Temp {
+            work: self,
+            name: format!("#{number:x}").into(),
+            published: false,
+        })
+    }
+
+    /// A whiteout in the work directory, to be published.
+    pub(super) fn whiteout(&self) -> Result<Temp<'_>, Fault> {
+        let temp = self.temp()?;
+        let mut shared = self.shared_whiteout.lock();
+        if let Some(name) = &*shared {
+            let linked = rustix::fs::linkat(&self.fd, name, &self.fd, &temp.name, AtFlags::empty());
+            if linked.is_ok() {
+                return Ok(temp);
+            }
+            // Too many links, or none possible here: from now on links of another one.
+            let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+            *shared = None;
+        }
+        self.make_whiteout(&temp.name)?;
+        let mut keep = self.temp()?;
+        let linked =
+            rustix::fs::linkat(&self.fd, &temp.name, &self.fd, &keep.name, AtFlags::empty());
+        if linked.is_ok() {
+            keep.published = true;
+            *shared = Some(keep.name.clone());
+        }
+        Ok(temp)
+    }
+
+    fn make_whiteout(&self, name: &OsStr) -> Result<(), Fault> {
+        rustix::fs::mknodat(&self.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
+            .map_err(|errno| self.fault("making a whiteout", errno))
+    }
+
+    /// Empties the work directory at the end of a mount.
+    pub(super) fn sweep(&self) -> Result<(), Errno> {
+        if let Some(name) = self.shared_whiteout.lock().take() {
+            rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file system of upper and work to the disk.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        match self.durability {
+            Durability::Synced => rustix::fs::syncfs(&self.base),
+            Durability::Volatile => Ok(()),
+        }
+    }
+}
+
+impl Temp<'_> {
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Where it can be worked on.
+    pub(super) fn spot(&self) -> Spot {
+        Spot::At {
+            dir: self.work.dir.clone(),
+            name: self.name.clone().into_boxed_os_str(),
+        }
+    }
+
+    /// Gives the finished object its name in `dir`. What stands there is treated as `flags` say.
+    pub(super) fn publish(
+        mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        rustix::fs::renameat_with(&self.work.fd, &self.name, dir, name, flags)?;
+        // After an exchange the work directory holds what was replaced: still ours to remove.
+        self.published = !flags.contains(RenameFlags::EXCHANGE);
+        Ok(())
+    }
+
+    /// Says that the object isn't under the name any more.
+    pub(super) fn published(mut self) {
+        self.published = true;
+    }
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(errno) = tree::remove(self.work.fd.as_fd(), &self.name)
+        {
+            log::warn!("work: {}: left behind: {errno}", self.name.display());
+        }
+    }
+}
+
+fn holds_anything(base: &OwnedFd, name: &OsStr) -> Result<bool, Errno> {
+    Ok(tree::list(base.as_fd(), name)?.is_some_and(|names| !names.is_empty()))
+}
+
+fn first_incompat(base: &OwnedFd) -> Result<Option<OsString>, Errno> {
+    let path = Path::new(WORK).join(INCOMPAT);
+    Ok(tree::list(base.as_fd(), path.as_os_str())?.and_then(|names| names.into_iter().next()))
+}
