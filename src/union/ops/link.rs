@@ -63,11 +63,8 @@ impl Union {
         let stat = upper
             .stat(name)?
             .ok_or_else(|| upper.fault("link", name, Errno::STALE))?;
-        if self
-            .origins
-            .read()
-            .contains_key(&self.ground.real_id(&stat))
-        {
+        let id = self.ground.real_id(&stat);
+        if self.origins.read().contains_key(&id) {
             self.mark_impure(upper)?;
         }
         let found = Found::Leaf {
