@@ -615,7 +615,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         // The answer has 32 bits for the length; whole pages keep a long copy aligned.
-        let length = length.min(u64::from(u32::MAX & !0xfff));
+        let length = length.min(u64::from(!0xfff_u32));
         self.serve(
             Op::CopyFileRange,
             node(from),
