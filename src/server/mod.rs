@@ -25,23 +25,30 @@ use policy::Opens;
 use reply::Refuse;
 
 pub use policy::CachePolicy;
+pub(crate) use policy::MAX_REQUEST;
+
+/// The extended attribute of the root that says who serves it. No listing shows it, and as it is
+/// in none of the namespaces of names it can be in nobody's way.
+pub(crate) const IDENTITY: &str = "overfall.server";
 
 /// A merged tree as a FUSE file system.
 #[derive(Debug)]
 pub struct Server {
     tree: Arc<Union>,
     caching: CachePolicy,
+    identity: Vec<u8>,
     opens: Opens,
     counters: Counters,
 }
 
 impl Server {
     /// Serves `tree`. The caller keeps its own reference, to close the tree when the session is
-    /// over.
-    pub fn new(tree: Arc<Union>, caching: CachePolicy) -> Self {
+    /// over. `identity` is what whoever looks for the server is told.
+    pub fn new(tree: Arc<Union>, caching: CachePolicy, identity: Vec<u8>) -> Self {
         Self {
             tree,
             caching,
+            identity,
             opens: Opens::default(),
             counters: Counters::default(),
         }

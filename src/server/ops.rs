@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::counters::Op;
@@ -369,6 +370,24 @@ impl Filesystem for Server {
         reply.error(fuser::Errno::ENOSYS);
     }
 
+    fn bmap(&self, _request: &Request, _ino: INodeNo, _size: u32, _index: u64, reply: ReplyBmap) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // Files and directories are always ready, as the kernel then says by itself.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
     fn read(
         &self,
         _request: &Request,
@@ -519,7 +538,10 @@ impl Filesystem for Server {
             Op::Getxattr,
             node(ino),
             reply,
-            |tree| tree.getxattr(node(ino), name),
+            |tree| match ino == INodeNo::ROOT && name == super::IDENTITY {
+                true => Ok(self.identity.clone()),
+                false => tree.getxattr(node(ino), name),
+            },
             |reply, value| sized(reply, size, &value),
         );
     }

@@ -11,6 +11,8 @@ pub(crate) struct Mount {
     pub(crate) id: u64,
     /// Number of the mount it lies on.
     pub(crate) parent: u64,
+    /// Major and minor number of the file system's device (`st_dev`).
+    pub(crate) device: (u32, u32),
     /// Where it is mounted.
     pub(crate) target: PathBuf,
     /// The file system's type, with a FUSE subtype: `ext4`, `fuse.overfall`.
@@ -22,11 +24,14 @@ pub(crate) struct Mount {
 /// The mounts that this process sees, in the order of the kernel's list. Lines that don't look
 /// like mountinfo are left out.
 pub(crate) fn read() -> std::io::Result<Vec<Mount>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    Ok(text
-        .split(|&byte| byte == b'\n')
+    Ok(table(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// As [`read`], from the text of some process's mountinfo.
+pub(crate) fn table(text: &[u8]) -> Vec<Mount> {
+    text.split(|&byte| byte == b'\n')
         .filter_map(parse)
-        .collect())
+        .collect()
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {
@@ -34,7 +39,8 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let number = |field: Option<&[u8]>| std::str::from_utf8(field?).ok()?.parse().ok();
     let id = number(fields.next())?;
     let parent = number(fields.next())?;
-    let target = PathBuf::from(OsString::from_vec(plain(fields.nth(2)?)));
+    let device = parse_device(fields.next()?)?;
+    let target = PathBuf::from(OsString::from_vec(plain(fields.nth(1)?)));
     fields.find(|field| *field == b"-")?;
     let kind = String::from_utf8_lossy(&plain(fields.next()?)).into_owned();
     let super_options = fields
@@ -45,10 +51,17 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount {
         id,
         parent,
+        device,
         target,
         kind,
         super_options,
     })
+}
+
+/// `MAJOR:MINOR`.
+fn parse_device(field: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Takes the octal escapes (`\040` for a space) away.
@@ -85,6 +98,7 @@ mod tests {
         let line = br"44 27 0:39 / /tmp/a\040b rw,relatime shared:1 - overlay none rw,lowerdir=e\134:x:l,upperdir=c\134\054y";
         let mount = parse(line).expect("a line of mountinfo");
         assert_eq!((mount.id, mount.parent), (44, 27));
+        assert_eq!(mount.device, (0, 39));
         assert_eq!(mount.target, PathBuf::from("/tmp/a b"));
         assert_eq!(mount.kind, "overlay");
         assert_eq!(
