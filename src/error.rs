@@ -95,6 +95,21 @@ impl Error {
     pub fn step(&self) -> &str {
         &self.step
     }
+
+    /// What it was done to.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The cause, in words.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// What the user can do about it.
+    pub fn what_to_do(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
 }
 
 impl fmt::Display for Error {

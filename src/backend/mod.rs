@@ -1,12 +1,24 @@
 //! What carries a mounted overlay: the kernel's overlayfs or our FUSE server.
 
+mod choose;
 mod fuse;
 mod native;
+mod unmount;
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::{Overlay, Result};
+use crate::options::check_layers;
+use crate::sys::Errno;
+use crate::{Error, Overlay, Result};
+use fuse::{Busy, Log};
+
+pub use unmount::unmount;
+
+/// How long an unmount waits for the server, which may have gigabytes to write to a slow disk.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Who is wanted to carry an overlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,15 +54,29 @@ impl fmt::Display for Carrier {
 #[derive(Debug)]
 pub struct Mounted {
     target: PathBuf,
-    carrier: Carrier,
     armed: bool,
-    server: Option<fuse::Server>,
+    held: Held,
+    why_not_native: Option<String>,
+}
+
+/// What there is to hold of a mount.
+#[derive(Debug)]
+enum Held {
+    /// Nothing: the kernel has it.
+    Native,
+    /// The server's process.
+    Fuse(fuse::Server),
+    /// Nothing any more.
+    Released,
 }
 
 impl Mounted {
     /// Who carries it.
     pub fn backend(&self) -> Carrier {
-        self.carrier
+        match self.held {
+            Held::Native => Carrier::Native,
+            Held::Fuse(_) | Held::Released => Carrier::Fuse,
+        }
     }
 
     /// Where it is mounted.
@@ -58,19 +84,108 @@ impl Mounted {
         &self.target
     }
 
+    /// Why the kernel's overlayfs does not carry it, where [`Backend::Auto`] decided so.
+    pub fn why_not_native(&self) -> Option<&str> {
+        self.why_not_native.as_deref()
+    }
+
     /// Unmounts, waits until everything is written and, with FUSE, until the server has gone.
+    ///
+    /// A tree that is in use stays mounted, with an error.
     pub fn unmount(mut self) -> Result<()> {
         self.armed = false;
-        todo!()
+        match std::mem::replace(&mut self.held, Held::Released) {
+            Held::Native => unmount::native(&self.target),
+            Held::Fuse(server) => server.unmount(&self.target, PATIENCE),
+            Held::Released => Ok(()),
+        }
+    }
+
+    /// As [`Mounted::unmount`]; a tree that is in use goes out of sight, and for good when its last
+    /// user has gone.
+    pub(crate) fn unmount_at_once(self) -> Result<()> {
+        let target = self.target.clone();
+        match self.unmount() {
+            Err(error) if error.raw_errno() == Some(Errno::BUSY) => {
+                log::warn!("{error}");
+                fuse::unmount(&target, Busy::Detach)
+            }
+            result => result,
+        }
     }
 
     /// Keeps the mount beyond this value.
     pub fn leave(mut self) {
         self.armed = false;
     }
+
+    /// Waits until the mount has gone, or until there is something to read from `wake`.
+    pub(crate) fn gone_or(&self, wake: BorrowedFd<'_>) -> Result<End> {
+        match &self.held {
+            Held::Native => unmount::native_gone_or(&self.target, wake),
+            Held::Fuse(server) => server.gone_or(wake),
+            Held::Released => Ok(End::Gone),
+        }
+    }
+}
+
+/// Why a wait for a mount's end is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The mount has gone.
+    Gone,
+    /// Something else woke us.
+    Woken,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        if let Err(error) = fuse::unmount(&self.target, Busy::Detach) {
+            log::warn!("{error}");
+        }
+    }
 }
 
 /// Mounts `overlay` with the backend that it asks for.
-pub(crate) fn mount(_overlay: Overlay) -> Result<Mounted> {
-    todo!()
+pub(crate) fn mount(overlay: Overlay) -> Result<Mounted> {
+    mount_logging(overlay, Log::Silent)
+}
+
+/// As [`mount`]; a FUSE server says on this process's stderr what the logger lets through.
+pub(crate) fn mount_in_foreground(overlay: Overlay) -> Result<Mounted> {
+    mount_logging(overlay, Log::Stderr)
+}
+
+fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
+    check_layers(&overlay.options, &overlay.target)?;
+    // The way to the target may change, this name of it holds as long as the namespace does.
+    let target = std::fs::canonicalize(&overlay.target).map_err(|error| {
+        Error::usage("looking for the target")
+            .at(&overlay.target)
+            .errno(crate::sys::from_io(&error))
+    })?;
+    let choice = choose::choose(&overlay)?;
+    let held = match choice.carrier {
+        Carrier::Native => {
+            native::mount(&overlay)?;
+            Held::Native
+        }
+        Carrier::Fuse => {
+            if let Some(option) = overlay.options.unsupported_by_fuse() {
+                return Err(Error::usage("choosing the backend")
+                    .because(format!("the FUSE server doesn't carry out `{option}`"))
+                    .remedy("leave the option out, or use `--backend native`"));
+            }
+            Held::Fuse(fuse::mount(&overlay, &target, log)?)
+        }
+    };
+    Ok(Mounted {
+        target,
+        armed: true,
+        held,
+        why_not_native: choice.why_not_native,
+    })
 }

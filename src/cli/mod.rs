@@ -8,16 +8,24 @@ mod mount;
 mod run;
 mod umount;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use nix::sys::signal::Signal;
+
+use crate::sys::process;
 use crate::{Backend, Error};
 
 /// An overlay file system for every kernel.
 #[derive(Debug, Parser)]
 #[command(name = "overfall", version, about, max_term_width = 100)]
 struct Cli {
+    /// Tell more on stderr; twice and thrice tell even more (or set OVERFALL_LOG=debug)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -54,6 +62,10 @@ impl From<BackendArg> for Backend {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    start_log(cli.verbose);
+    // `overfall check | head` ends quietly, as other programs do. Rust ignores the signal, and
+    // without it only a message would be missing.
+    let _ = process::default_action(Signal::SIGPIPE);
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Mount(args) => mount::run(args),
@@ -64,4 +76,21 @@ pub fn main() -> ExitCode {
         eprintln!("overfall: {error}");
         ExitCode::from(2)
     })
+}
+
+/// The log goes to stderr; OVERFALL_LOG says what of it, or else `-v`.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let chosen = env_logger::Env::new().filter_or("OVERFALL_LOG", level);
+    env_logger::Builder::from_env(chosen)
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "overfall: {level}: {}", record.args())
+        })
+        .init();
 }

@@ -1,13 +1,18 @@
 //! `overfall umount`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::{Error, Result};
+use crate::{Result, backend};
 
 /// Unmount an overlay and wait until everything is written
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Where it is mounted
+    target: PathBuf,
+}
 
-pub(super) fn run(_args: Args) -> Result<ExitCode> {
-    Err(Error::usage("umount"))
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    backend::unmount(&args.target)?;
+    Ok(ExitCode::SUCCESS)
 }

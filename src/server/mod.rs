@@ -1,1 +1,104 @@
-//! (stub)
+//! The FUSE server: a shell over the merged tree that decodes a request, calls the tree and
+//! encodes the answer. What an operation means is decided in [`crate::union`]; what the kernel
+//! may remember is decided in [`CachePolicy`].
+//!
+//! No request names an open file: OPEN, OPENDIR and FLUSH are answered with `ENOSYS`, after which
+//! the kernel asks no more. Every read and write then names an inode, so a descriptor that was
+//! opened before a copy-up follows it by construction.
+
+mod convert;
+mod counters;
+mod ioctl;
+mod ops;
+mod policy;
+mod reply;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use log::Level;
+
+use crate::sys::Errno;
+use crate::union::{Fault, NodeId, Outcome, Union};
+use counters::{Counters, Op};
+use policy::Opens;
+use reply::Refuse;
+
+pub use policy::CachePolicy;
+pub(crate) use policy::MAX_REQUEST;
+
+/// The extended attribute of the root that says who serves it. No listing shows it, and as it is
+/// in none of the namespaces of names it can be in nobody's way.
+pub(crate) const IDENTITY: &str = "overfall.server";
+
+/// A merged tree as a FUSE file system.
+#[derive(Debug)]
+pub struct Server {
+    tree: Arc<Union>,
+    caching: CachePolicy,
+    identity: Vec<u8>,
+    opens: Opens,
+    counters: Counters,
+}
+
+impl Server {
+    /// Serves `tree`. The caller keeps its own reference, to close the tree when the session is
+    /// over. `identity` is what whoever looks for the server is told.
+    pub fn new(tree: Arc<Union>, caching: CachePolicy, identity: Vec<u8>) -> Self {
+        Self {
+            tree,
+            caching,
+            identity,
+            opens: Opens::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Carries out one request: `call` asks the tree, `answer` tells the kernel.
+    ///
+    /// A panic on the way is answered with `EIO` (by fuser, when the reply is dropped) and logged;
+    /// the mount lives on.
+    fn serve<R: Refuse, T>(
+        &self,
+        op: Op,
+        node: NodeId,
+        reply: R,
+        call: impl FnOnce(&Union) -> Outcome<T>,
+        answer: impl FnOnce(R, T),
+    ) {
+        self.serve_into(op, node, reply, |tree, _| call(tree), answer);
+    }
+
+    /// As [`Server::serve`] where `call` fills the reply, as a listing does.
+    fn serve_into<R: Refuse, T>(
+        &self,
+        op: Op,
+        node: NodeId,
+        mut reply: R,
+        call: impl FnOnce(&Union, &mut R) -> Outcome<T>,
+        answer: impl FnOnce(R, T),
+    ) {
+        self.counters.count(op);
+        let served = catch_unwind(AssertUnwindSafe(|| match call(&self.tree, &mut reply) {
+            Ok(value) => answer(reply, value),
+            Err(fault) => {
+                note(op, node, &fault);
+                reply.refuse(convert::errno(fault.errno));
+            }
+        }));
+        if served.is_err() {
+            log::error!("{op} of node {}: the server panicked; answered EIO", node.0);
+        }
+    }
+}
+
+/// Logs a refusal at the level that its kind deserves.
+fn note(op: Op, node: NodeId, fault: &Fault) {
+    let level = match fault.errno {
+        Errno::IO | Errno::UCLEAN => Level::Error,
+        Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM => Level::Warn,
+        Errno::NOENT | Errno::NODATA | Errno::NOTTY => Level::Trace,
+        _ => Level::Debug,
+    };
+    log::log!(level, "{op} of node {}: {fault}", node.0);
+}

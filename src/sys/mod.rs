@@ -6,8 +6,11 @@ pub mod chmod;
 pub mod cwd;
 pub mod fileflags;
 pub mod privilege;
+pub mod process;
 pub mod tree;
 pub mod xattr;
+
+pub(crate) mod mountinfo;
 
 /// A system error number.
 pub use rustix::io::Errno;

@@ -1,0 +1,182 @@
+//! The FUSE server as the backend: a process of its own that serves one mount.
+//!
+//! Starting one takes three processes. The caller forks the *mounter*, which stays in the caller's
+//! namespaces; the mounter forks the *server*, which gets a session and (where it may) a mount
+//! namespace of its own. The server opens the layers, then the mounter mounts and hands the
+//! connection over, then the server tells the caller that it serves. The mounter's end makes the
+//! server an orphan: it leaves no zombie, and a signal to the caller's process group misses it.
+//!
+//! Because the server left the caller's mount namespace before the mount was made, the mount isn't
+//! in the server's: no layer path can lead back into it, no pivot_root of the caller's moves the
+//! server into it, and the server keeps none of the caller's mounts busy.
+
+mod daemon;
+mod handover;
+mod identity;
+mod mount;
+mod report;
+mod session;
+mod shutdown;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::End;
+use crate::probe::Privilege;
+use crate::sys::Errno;
+use crate::union::Setup;
+use crate::{Error, Overlay, Result};
+use handover::Device;
+use report::Report;
+
+pub(crate) use identity::Identity;
+pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
+
+/// What the server says while it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// Nothing: nobody is there to hear it, and a logger of the caller's may write to a descriptor
+    /// that is now a layer's.
+    Silent,
+    /// Whatever the logger lets through, to the caller's stderr.
+    Stderr,
+}
+
+/// The process that serves a mount.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pid: u32,
+    /// Of its mount, to tell it from another one at the same place.
+    device: Device,
+    /// The other end is the server's, and closes when it goes.
+    alive: OwnedFd,
+}
+
+/// Mounts `overlay` and starts its server. `target` is absolute.
+pub(super) fn mount(overlay: &Overlay, target: &Path, log: Log) -> Result<Server> {
+    let privilege = Privilege::current();
+    let mut options = overlay.options.clone();
+    // `trusted.` attributes can be had by the machine's root alone.
+    options.userxattr |= privilege.needs_userxattr();
+    let job = daemon::Job {
+        setup: Setup {
+            options,
+            ..Setup::default()
+        },
+        target: target.to_path_buf(),
+        privilege,
+        log,
+    };
+    let (pid, alive) = daemon::start(&job)?;
+    let server = Server {
+        pid,
+        device: mount::device(target),
+        alive,
+    };
+    if let Err(errno) = rustix::fs::stat(target) {
+        return Err(server.unusable(target, errno));
+    }
+    Ok(server)
+}
+
+impl Server {
+    /// A mount that doesn't answer is not left behind.
+    fn unusable(self, target: &Path, errno: Errno) -> Error {
+        if let Err(error) = unmount(target, Busy::Detach) {
+            log::warn!("{error}");
+        }
+        Error::system("asking the new mount for its root")
+            .at(target)
+            .errno(errno)
+    }
+
+    /// Unmounts `target` and waits until the server has gone.
+    pub(super) fn unmount(self, target: &Path, patience: Duration) -> Result<()> {
+        if let Err(error) = self.unmount_own(target)
+            // Somebody else may have unmounted it.
+            && !self.has_gone()
+        {
+            return Err(error);
+        }
+        self.wait(target, patience)
+    }
+
+    /// Unmounts `target` if it is still this server's mount that is there.
+    fn unmount_own(&self, target: &Path) -> Result<()> {
+        let there = mount::device(target);
+        if self.device.is_some() && there.is_some() && self.device != there {
+            return Err(Error::system("unmounting")
+                .at(target)
+                .because("it isn't mounted there any more, or something is mounted over it"));
+        }
+        unmount(target, Busy::Refuse)
+    }
+
+    fn has_gone(&self) -> bool {
+        happened(
+            &mut [PollFd::new(&self.alive, PollFlags::empty())],
+            Some(Duration::ZERO),
+        )
+    }
+
+    /// Waits until the server has gone, or until there is something to read from `wake`.
+    pub(super) fn gone_or(&self, wake: BorrowedFd<'_>) -> Result<End> {
+        let mut fds = [
+            PollFd::new(&self.alive, PollFlags::empty()),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+        ];
+        happened(&mut fds, None);
+        Ok(if fds[0].revents().is_empty() {
+            End::Woken
+        } else {
+            End::Gone
+        })
+    }
+
+    fn wait(self, target: &Path, patience: Duration) -> Result<()> {
+        let mut fds = [PollFd::new(&self.alive, PollFlags::empty())];
+        if !happened(&mut fds, Some(patience)) {
+            return Err(still_there(self.pid, target));
+        }
+        // Pid 1 of a namespace inherits its orphans, the server among them.
+        if std::process::id() == 1
+            && let Some(pid) = rustix::process::Pid::from_raw(self.pid.cast_signed())
+        {
+            // That somebody else has reaped it is as good.
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        }
+        Ok(())
+    }
+}
+
+/// Polls until something happens; false when the time is over first. An end that hangs up is
+/// reported without being asked for.
+fn happened(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> bool {
+    let start = Instant::now();
+    loop {
+        let left = patience.map(|patience| patience.saturating_sub(start.elapsed()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(fds, left.as_ref()) {
+            Ok(count) => return count > 0,
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                log::error!("poll: {errno}");
+                return false;
+            }
+        }
+    }
+}
+
+/// The complaint about a server that doesn't go although its mount is unmounted.
+fn still_there(pid: u32, target: &Path) -> Error {
+    Error::system("waiting for the server to end")
+        .at(target)
+        .because(format!(
+            "it is unmounted here, but its server (process {pid}) still runs: the tree is mounted \
+             in another namespace, or a layer's file system hangs"
+        ))
+        .remedy("end whatever uses it; the server ends by itself then")
+}

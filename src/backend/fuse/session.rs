@@ -1,0 +1,93 @@
+//! The server's life: open the layers, serve, close.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, Session, SessionACL};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::daemon::{Job, let_mounts_go};
+use super::handover::Peer;
+use super::identity::Identity;
+use super::report::Report;
+use super::shutdown::Shutdown;
+use crate::error::Context;
+use crate::server::{CachePolicy, Server};
+use crate::sys::from_io;
+use crate::union::{Fault, Union};
+use crate::{Error, Result};
+
+const STEP: &str = "starting the FUSE session";
+
+/// The signals that end the server.
+pub(super) fn ending_signals() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.add(Signal::SIGHUP);
+    set
+}
+
+/// Serves until the mount is gone. Returns an error only as long as the caller listens; later ones
+/// are logged.
+pub(super) fn run(
+    job: &Job,
+    own_mounts: bool,
+    report: BorrowedFd<'_>,
+    mounter: &Peer,
+) -> Result<()> {
+    let at = &job.target;
+    let tree = Arc::new(Union::open(&job.setup)?);
+    let identity = Identity::of_self();
+    let mut shutdown = Shutdown::prepare(Arc::clone(&tree));
+    let threads = event_loops();
+    if own_mounts {
+        let_mounts_go();
+    }
+    rustix::process::chdir("/").context(STEP, at)?;
+    mounter.reached().context(STEP, at)?;
+    let Some((connection, device)) = mounter.take().context(STEP, at)? else {
+        // The mounter has told the caller why.
+        return close(&tree).map_err(|fault| closing(&fault));
+    };
+    shutdown.device = device;
+    let server = Server::new(Arc::clone(&tree), CachePolicy::default(), identity.encode());
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    // Whom the kernel lets in is let in.
+    let session = Session::from_fd(server, connection, SessionACL::All, config)
+        .map_err(|error| Error::system(STEP).at(at).errno(from_io(&error)))?;
+    let ending = ending_signals();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || shutdown.on_signals(&ending))
+        .map_err(|error| Error::system(STEP).at(at).errno(from_io(&error)))?;
+    mounter.reached().context(STEP, at)?;
+    let ready = Report::Ready(std::process::id()).send(report);
+    if let Err(error) = ready {
+        log::debug!("the caller has gone: {error}");
+    }
+    if let Err(error) = session.run() {
+        log::error!("serving: {error}");
+    }
+    if let Err(fault) = close(&tree) {
+        log::error!("{}", closing(&fault));
+    }
+    Ok(())
+}
+
+fn close(tree: &Union) -> std::result::Result<(), Fault> {
+    tree.close()
+}
+
+fn closing(fault: &Fault) -> Error {
+    Error::system("closing the layers")
+        .errno(fault.errno)
+        .because(fault.to_string())
+}
+
+/// Two at least: a request may wait for another one that it caused itself.
+fn event_loops() -> usize {
+    thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 8))
+}

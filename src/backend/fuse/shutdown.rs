@@ -1,0 +1,161 @@
+//! SIGTERM, SIGINT and SIGHUP to the server: the mount goes first, then the server.
+//!
+//! The server keeps no hold on the place that it is mounted at: a descriptor would keep the mount
+//! busy, one of the mount namespace would keep both alive for ever. So the place is looked for when
+//! it is needed, in the mount tables of the processes there are.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
+
+use super::handover::Device;
+use super::mount::{Busy, unmount};
+use crate::sys::{Errno, from_io, from_nix, mountinfo};
+use crate::union::Union;
+
+/// What ending by a signal needs.
+#[derive(Debug)]
+pub(super) struct Shutdown {
+    tree: Arc<Union>,
+    /// /proc, opened while there was a path to it.
+    proc: Option<OwnedFd>,
+    /// The mount's device, as mount tables show it.
+    pub(super) device: Device,
+}
+
+impl Shutdown {
+    pub(super) fn prepare(tree: Arc<Union>) -> Self {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self {
+            tree,
+            proc: openat(CWD, "/proc", flags, Mode::empty()).ok(),
+            device: None,
+        }
+    }
+
+    /// Waits for a signal and unmounts; the session then ends by itself, when the last user of the
+    /// tree has gone. A second signal doesn't wait for that.
+    pub(super) fn on_signals(&self, signals: &SigSet) {
+        for turn in 0.. {
+            match signals.wait() {
+                Ok(signal) => log::info!("{signal}"),
+                Err(errno) => {
+                    log::error!("waiting for signals: {errno}");
+                    return;
+                }
+            }
+            if turn > 0 || !self.unmount_everywhere() {
+                self.end();
+            }
+        }
+    }
+
+    /// Ends the process at once. What was written is on its way to the disk.
+    fn end(&self) {
+        if let Err(fault) = self.tree.close() {
+            log::error!("closing the layers: {fault}");
+        }
+        // Without the exit handlers: they are the caller's, from before the fork.
+        if let Err(errno) = kill(Pid::this(), Signal::SIGKILL) {
+            log::error!("ending: {errno}");
+        }
+    }
+
+    /// Unmounts the tree in each mount namespace that has it; false when there was none.
+    fn unmount_everywhere(&self) -> bool {
+        let (Some(proc), Some(device)) = (&self.proc, self.device) else {
+            return false;
+        };
+        let mut seen = HashSet::new();
+        let mut found = false;
+        for pid in numbers(proc) {
+            let Ok(stat) = statat(proc, format!("{pid}/ns/mnt"), AtFlags::empty()) else {
+                continue;
+            };
+            if seen.contains(&stat.st_ino) {
+                continue;
+            }
+            match unmount_in(proc, pid, device) {
+                Ok(Some(())) => {
+                    seen.insert(stat.st_ino);
+                    found = true;
+                }
+                Ok(None) => {
+                    seen.insert(stat.st_ino);
+                }
+                Err(errno) => log::debug!("mounts of process {pid}: {errno}"),
+            }
+        }
+        found
+    }
+}
+
+/// The processes that /proc shows.
+fn numbers(proc: &OwnedFd) -> Vec<u32> {
+    let Ok(entries) = Dir::read_from(proc) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok())
+        .collect()
+}
+
+/// Unmounts the device in the mount namespace of a process; `None` when it isn't mounted there.
+fn unmount_in(proc: &OwnedFd, pid: u32, device: (u32, u32)) -> Result<Option<()>, Errno> {
+    let places = places(proc, pid, device)?;
+    if places.is_empty() {
+        return Ok(None);
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let theirs = openat(proc, format!("{pid}/ns/mnt"), flags, Mode::empty())?;
+    // A thread can change its mount namespace when it shares its root and cwd with no other one.
+    let thread = thread::Builder::new()
+        .name("unmount".into())
+        .spawn(move || {
+            unshare(CloneFlags::CLONE_FS).map_err(from_nix)?;
+            match setns(theirs.as_fd(), CloneFlags::CLONE_NEWNS).map_err(from_nix) {
+                // Without privilege the server never left the namespace that it mounted in.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(errno) => return Err(errno),
+            }
+            places.iter().try_for_each(|place| unmount_one(place))
+        });
+    let thread = thread.map_err(|error| from_io(&error))?;
+    thread.join().unwrap_or(Err(Errno::IO)).map(Some)
+}
+
+fn unmount_one(place: &Path) -> Result<(), Errno> {
+    let unmounted = unmount(place, Busy::Refuse).or_else(|error| {
+        log::info!("{error}; unmounting it out of sight");
+        unmount(place, Busy::Detach)
+    });
+    unmounted.map_err(|error| {
+        log::warn!("{error}");
+        error.raw_errno().unwrap_or(Errno::IO)
+    })
+}
+
+/// Where the device is mounted in the namespace of a process, the topmost mount first.
+fn places(proc: &OwnedFd, pid: u32, device: (u32, u32)) -> Result<Vec<PathBuf>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let table = openat(proc, format!("{pid}/mountinfo"), flags, Mode::empty())?;
+    let mut text = Vec::new();
+    std::fs::File::from(table)
+        .read_to_end(&mut text)
+        .map_err(|error| from_io(&error))?;
+    let places = mountinfo::table(&text)
+        .into_iter()
+        .rev()
+        .filter(|mount| mount.device == device)
+        .map(|mount| mount.target)
+        .collect();
+    Ok(places)
+}

@@ -1,0 +1,102 @@
+//! Unmounting: by whoever mounted, and by anybody else who names the target.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
+
+use super::fuse::{self, Busy, Identity};
+use super::{End, PATIENCE};
+use crate::error::Context;
+use crate::sys::{Errno, from_io, mountinfo};
+use crate::{Error, Result};
+
+const STEP: &str = "unmounting";
+
+/// Unmounts the overlay at `target`, whoever mounted and whatever carries it. Returns when
+/// everything is written and, with FUSE, the server has gone.
+pub fn unmount(target: &Path) -> Result<()> {
+    let target = absolute(target)?;
+    let mounts = mountinfo::read()
+        .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
+    // Of several mounts at one place the last one is on top.
+    let Some(mount) = mounts.iter().rfind(|mount| mount.target == target) else {
+        return Err(Error::usage(STEP)
+            .at(&target)
+            .because("nothing is mounted there"));
+    };
+    match mount.kind.as_str() {
+        "overlay" => native(&target),
+        fuse::FILE_SYSTEM => served(&target),
+        other => Err(Error::usage(STEP)
+            .at(&target)
+            .because(format!("a file system of type {other} is mounted there"))
+            .remedy("use umount(8)")),
+    }
+}
+
+/// The target's name from the root. The target itself may be a mount that nobody serves any more:
+/// it isn't asked.
+fn absolute(target: &Path) -> Result<PathBuf> {
+    let resolve = |path: &Path| {
+        std::fs::canonicalize(path)
+            .map_err(|error| Error::usage(STEP).at(target).errno(from_io(&error)))
+    };
+    match (target.parent(), target.file_name()) {
+        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
+            Ok(resolve(Path::new("."))?.join(name))
+        }
+        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
+        _ => resolve(target),
+    }
+}
+
+fn served(target: &Path) -> Result<()> {
+    let server = Identity::of_mount(target).and_then(Identity::process);
+    fuse::unmount(target, Busy::Refuse)?;
+    match server {
+        Some(server) => server.wait(target, PATIENCE),
+        None => {
+            log::info!(
+                "{}: its server is out of sight, so there is nobody to wait for",
+                target.display()
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Unmounts a kernel overlay after writing back what is dirty.
+pub(super) fn native(target: &Path) -> Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, target, flags, Mode::empty()).context(STEP, target)?;
+    syncfs(&root).context("writing back what is dirty", target)?;
+    drop(root);
+    fuse::unmount(target, Busy::Refuse)
+}
+
+/// Waits for the end of a kernel overlay: the mount table is readable, in poll's eyes, when it
+/// changes.
+pub(super) fn native_gone_or(target: &Path, wake: BorrowedFd<'_>) -> Result<End> {
+    const STEP: &str = "watching the mount table";
+    let table = File::open("/proc/self/mountinfo")
+        .map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
+    loop {
+        let mounts =
+            mountinfo::read().map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
+        if !mounts.iter().any(|mount| mount.target == target) {
+            return Ok(End::Gone);
+        }
+        let mut fds = [
+            PollFd::from_borrowed_fd(table.as_fd(), PollFlags::PRI),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[1].revents().is_empty() => return Ok(End::Woken),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::system(STEP).errno(errno)),
+        }
+    }
+}

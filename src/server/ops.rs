@@ -1,0 +1,687 @@
+//! The requests: each is decoded, carried out by the merged tree, and encoded.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::counters::Op;
+use super::reply::NoReply;
+use super::{Server, convert, ioctl, policy};
+use crate::sys::Errno;
+use crate::union::{Attr, Entry, Fault, Flow, NewKind, NodeId, Outcome, SetAttr, StatFs, Union};
+
+thread_local! {
+    /// What a READ is read into; each event loop keeps its own.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The handle that stands where a handle must stand: nothing is kept for an open file.
+const NO_HANDLE: FileHandle = FileHandle(0);
+
+fn node(ino: INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+fn invalid<T>(op: &'static str) -> Outcome<T> {
+    Err(Fault::merged(op, Errno::INVAL))
+}
+
+fn done(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+/// The protocol of GETXATTR and LISTXATTR: the size alone, or the bytes if there is room.
+fn sized(reply: ReplyXattr, room: u32, value: &[u8]) {
+    match u32::try_from(value.len()) {
+        Ok(size) if room == 0 => reply.size(size),
+        Ok(size) if size <= room => reply.data(value),
+        _ => reply.error(fuser::Errno::ERANGE),
+    }
+}
+
+fn statfs(reply: ReplyStatfs, stat: StatFs) {
+    reply.statfs(
+        stat.blocks,
+        stat.bfree,
+        stat.bavail,
+        stat.files,
+        stat.ffree,
+        stat.bsize,
+        stat.namelen,
+        stat.frsize,
+    );
+}
+
+impl Server {
+    /// For how long the attributes in a look-up's answer hold. They carry the node's number where
+    /// `st_ino` belongs; where the two differ, a `stat` has to ask GETATTR.
+    fn attr_ttl(&self, entry: &Entry) -> Duration {
+        if entry.shows_own_number() {
+            self.caching.attr
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// The time for those answers in which fuser has one for the name and the attributes.
+    fn shorter_ttl(&self, entry: &Entry) -> Duration {
+        self.caching.entry.min(self.attr_ttl(entry))
+    }
+
+    fn answer_entry(&self, reply: ReplyEntry, entry: Entry) {
+        let (attr, generation) = convert::entry(&entry);
+        let attr_ttl = self.attr_ttl(&entry);
+        reply.entry_with_ttls(&attr_ttl, &self.caching.entry, &attr, generation);
+    }
+
+    fn answer_lookup(&self, reply: ReplyEntry, found: Option<Entry>) {
+        match found {
+            Some(entry) => self.answer_entry(reply, entry),
+            None => reply.entry(&self.caching.absent, &convert::absent(), Generation(0)),
+        }
+    }
+
+    fn answer_attr(&self, reply: ReplyAttr, attr: Attr) {
+        reply.attr(&self.caching.attr, &convert::attr(&attr));
+    }
+
+    #[allow(clippy::too_many_arguments)] // as many as the request has
+    fn make(
+        &self,
+        op: Op,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        kind: Option<NewKind<'_>>,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = convert::caller(request);
+        self.serve(
+            op,
+            node(parent),
+            reply,
+            |tree| match kind {
+                Some(kind) => tree.make(caller, node(parent), name, kind, mode & 0o7777, umask),
+                None => invalid("mknod"),
+            },
+            |reply, entry| self.answer_entry(reply, entry),
+        );
+    }
+
+    /// As [`Server::serve`] for the requests that are answered with success alone.
+    fn act(
+        &self,
+        op: Op,
+        ino: INodeNo,
+        reply: ReplyEmpty,
+        call: impl FnOnce(&Union) -> Outcome<()>,
+    ) {
+        self.serve(op, node(ino), reply, call, done);
+    }
+}
+
+impl Filesystem for Server {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.opens = policy::negotiate(config);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        log::info!("served: {}", self.counters);
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.serve(
+            Op::Lookup,
+            node(parent),
+            reply,
+            |tree| tree.lookup(node(parent), name),
+            |reply, found| self.answer_lookup(reply, found),
+        );
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
+        self.serve(
+            Op::Forget,
+            node(ino),
+            NoReply,
+            |tree| {
+                tree.forget(node(ino), nlookup);
+                Ok(())
+            },
+            |_, ()| {},
+        );
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve(
+            Op::Getattr,
+            node(ino),
+            reply,
+            |tree| tree.getattr(node(ino)),
+            |reply, attr| self.answer_attr(reply, attr),
+        );
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = SetAttr {
+            perm: mode.map(convert::permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+        };
+        self.serve(
+            Op::Setattr,
+            node(ino),
+            reply,
+            |tree| tree.setattr(convert::caller(request), node(ino), &change),
+            |reply, attr| self.answer_attr(reply, attr),
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.serve(
+            Op::Readlink,
+            node(ino),
+            reply,
+            |tree| tree.readlink(node(ino)),
+            |reply, target| reply.data(&target),
+        );
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let kind = convert::new_node(mode, rdev);
+        self.make(Op::Mknod, request, parent, name, kind, mode, umask, reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let kind = Some(NewKind::Directory);
+        self.make(Op::Mkdir, request, parent, name, kind, mode, umask, reply);
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let kind = Some(NewKind::Symlink(target.as_os_str()));
+        self.make(Op::Symlink, request, parent, name, kind, 0o777, 0, reply);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let caller = convert::caller(request);
+        let mode = mode & 0o7777;
+        self.serve(
+            Op::Create,
+            node(parent),
+            reply,
+            |tree| tree.make(caller, node(parent), name, NewKind::Regular, mode, umask),
+            |reply, entry| {
+                let (attr, generation) = convert::entry(&entry);
+                let keep = FopenFlags::FOPEN_KEEP_CACHE;
+                let ttl = self.shorter_ttl(&entry);
+                reply.created(&ttl, &attr, generation, NO_HANDLE, keep);
+            },
+        );
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.serve(
+            Op::Link,
+            node(ino),
+            reply,
+            |tree| tree.link(node(ino), node(parent), name),
+            |reply, entry| self.answer_entry(reply, entry),
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.act(Op::Unlink, parent, reply, |tree| {
+            tree.unlink(node(parent), name)
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.act(Op::Rmdir, parent, reply, |tree| {
+            tree.rmdir(node(parent), name)
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.act(
+            Op::Rename,
+            parent,
+            reply,
+            |tree| match convert::rename_mode(flags) {
+                Some(mode) => tree.rename(node(parent), name, node(new_parent), new_name, mode),
+                None => invalid("rename: flags"),
+            },
+        );
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.count(Op::Open);
+        log::trace!("OPEN of node {ino}");
+        match self.opens.file() {
+            Some(flags) => reply.opened(NO_HANDLE, flags),
+            None => reply.error(fuser::Errno::ENOSYS),
+        }
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.count(Op::Opendir);
+        log::trace!("OPENDIR of node {ino}");
+        match self.opens.directory() {
+            Some(flags) => reply.opened(NO_HANDLE, flags),
+            None => reply.error(fuser::Errno::ENOSYS),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Nothing is held back, so there is nothing to flush: never ask again.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks by itself (default_permissions).
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _request: &Request, _ino: INodeNo, _size: u32, _index: u64, reply: ReplyBmap) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // Files and directories are always ready, as the kernel then says by itself.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let room = &mut buffer[..size];
+            self.serve(
+                Op::Read,
+                node(ino),
+                reply,
+                |tree| {
+                    let length = tree.read(node(ino), offset, room)?;
+                    Ok(&room[..length])
+                },
+                |reply, data| reply.data(data),
+            );
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = convert::kill_priv(write_flags);
+        self.serve(
+            Op::Write,
+            node(ino),
+            reply,
+            |tree| tree.write(node(ino), offset, data, kill),
+            // A request has at most a few MiB.
+            |reply, length| reply.written(length as u32),
+        );
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.act(Op::Fsync, ino, reply, |tree| {
+            tree.fsync(node(ino), data_only)
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.act(Op::Fsyncdir, ino, reply, |tree| {
+            tree.fsyncdir(node(ino), data_only)
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.serve_into(
+            Op::Readdir,
+            node(ino),
+            reply,
+            |tree, reply| {
+                let mut taken = 0;
+                let listed = tree.readdir(node(ino), offset, &mut |entry| {
+                    let (number, kind) = (INodeNo(entry.ino.0), convert::kind(entry.kind));
+                    flow(reply.add(number, entry.next, kind, entry.name), &mut taken)
+                });
+                as_far_as(taken, listed)
+            },
+            |reply, ()| reply.ok(),
+        );
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.serve_into(
+            Op::Readdirplus,
+            node(ino),
+            reply,
+            |tree, reply| {
+                let mut taken = 0;
+                let listed = tree.readdir_plus(node(ino), offset, &mut |name, entry| {
+                    let ttl = entry.map_or(Duration::ZERO, |entry| self.shorter_ttl(&entry));
+                    let (attr, generation) = match entry {
+                        Some(entry) => convert::entry(&entry),
+                        None => (convert::placeholder(name.ino, name.kind), Generation(0)),
+                    };
+                    flow(
+                        reply.add(attr.ino, name.next, name.name, &ttl, &attr, generation),
+                        &mut taken,
+                    )
+                });
+                as_far_as(taken, listed)
+            },
+            |reply, ()| reply.ok(),
+        );
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(Op::Statfs, node(ino), reply, Union::statfs, statfs);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.serve(
+            Op::Getxattr,
+            node(ino),
+            reply,
+            |tree| match ino == INodeNo::ROOT && name == super::IDENTITY {
+                true => Ok(self.identity.clone()),
+                false => tree.getxattr(node(ino), name),
+            },
+            |reply, value| sized(reply, size, &value),
+        );
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve(
+            Op::Listxattr,
+            node(ino),
+            reply,
+            |tree| tree.listxattr(node(ino)),
+            |reply, names| sized(reply, size, &names),
+        );
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let caller = convert::caller(request);
+        self.act(Op::Setxattr, ino, reply, |tree| {
+            match convert::xattr_mode(flags) {
+                Some(mode) => tree.setxattr(caller, node(ino), name, value, mode),
+                None => invalid("setxattr: flags"),
+            }
+        });
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.act(Op::Removexattr, ino, reply, |tree| {
+            tree.removexattr(node(ino), name)
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.serve(
+            Op::Lseek,
+            node(ino),
+            reply,
+            |tree| {
+                // A negative offset is behind no data: ENXIO, as the other file systems say.
+                let Ok(offset) = u64::try_from(offset) else {
+                    return Err(Fault::merged("lseek", Errno::NXIO));
+                };
+                match convert::seek(whence) {
+                    Some(seek) => tree.seek(node(ino), offset, seek),
+                    None => invalid("lseek: whence"),
+                }
+            },
+            |reply, offset| reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+        );
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.act(Op::Fallocate, ino, reply, |tree| {
+            tree.fallocate(node(ino), offset, length, mode)
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        from: INodeNo,
+        _from_handle: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        _to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The answer has 32 bits for the length; whole pages keep a long copy aligned.
+        let length = length.min(u64::from(!0xfff_u32));
+        self.serve(
+            Op::CopyFileRange,
+            node(from),
+            reply,
+            |tree| match flags.is_empty() {
+                true => tree.copy_range(node(from), from_offset, node(to), to_offset, length),
+                false => invalid("copy_file_range: flags"),
+            },
+            |reply, length| reply.written(length as u32),
+        );
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.serve(
+            Op::Ioctl,
+            node(ino),
+            reply,
+            |tree| ioctl::serve(tree, node(ino), command, data),
+            |reply, answer| reply.ioctl(0, &answer),
+        );
+    }
+}
+
+/// Counts what a listing took; fuser says whether it was full.
+fn flow(full: bool, taken: &mut usize) -> Flow {
+    if full {
+        return Flow::Full;
+    }
+    *taken += 1;
+    Flow::Took
+}
+
+/// A listing that fails half way is answered as far as it got: the kernel owns the look-ups of the
+/// entries in it, and meets the error when it asks for the rest.
+fn as_far_as(taken: usize, listed: Outcome<()>) -> Outcome<()> {
+    if taken > 0 { Ok(()) } else { listed }
+}
