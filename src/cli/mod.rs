@@ -65,3 +65,14 @@ pub fn main() -> ExitCode {
         ExitCode::from(2)
     })
 }
+
+/// Prints to stdout. A reader that has gone away is no error.
+fn print(text: &str) -> crate::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::system("writing to stdout").because(error.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
