@@ -1,8 +1,9 @@
 //! The kernel's overlayfs as the backend.
 
 use crate::options::{Options, check_layers};
-use crate::probe::{self, Privilege, Refusal};
+use crate::probe::{self, Refusal};
 use crate::sys::Errno;
+use crate::sys::privilege::Privilege;
 use crate::{Error, Overlay, Result};
 
 /// Mounts `overlay` with the kernel's overlayfs. Outside the machine's own user namespace the

@@ -94,3 +94,14 @@ fn start_log(verbose: u8) {
         })
         .init();
 }
+
+/// Prints to stdout. A reader that has gone away is no error.
+fn print(text: &str) -> crate::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::system("writing to stdout").because(error.to_string()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,7 +1,26 @@
 //! Proves what works on this machine: never by a version number, always by doing it.
+//!
+//! [`trial`] does with the kernel's overlay what a user would do, in a forked child, and looks at
+//! what that leaves; [`try_fuse`] tries whether a FUSE server could mount. What failed is turned
+//! into a [`Cause`], which knows what to change on this distribution.
 
 mod attempt;
-mod privilege;
+mod cause;
+mod diagnose;
+mod distro;
+mod fuse;
+mod machine;
+mod notes;
+mod real;
+mod space;
+mod synthetic;
+mod trial;
+mod verdict;
 
 pub(crate) use attempt::{Refusal, attempt};
-pub use privilege::Privilege;
+pub use cause::Cause;
+pub use fuse::{FuseVerdict, try_fuse};
+pub use machine::Kernel;
+pub use trial::trial;
+pub(crate) use trial::trial_in;
+pub use verdict::{Outcome, Step, Verdict};

@@ -10,6 +10,7 @@ pub mod process;
 pub mod tree;
 pub mod xattr;
 
+pub(crate) mod child;
 pub(crate) mod mountinfo;
 
 /// A system error number.

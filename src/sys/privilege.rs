@@ -1,26 +1,38 @@
-//! What this process may do.
+//! What this process may do, as far as mounts are concerned.
 
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, capabilities};
 
-/// Whether we have CAP_SYS_ADMIN in the initial user namespace: what `trusted.*` attributes need
-/// (xattr(7)).
-pub fn is_real_root() -> bool {
-    has_admin() && in_initial_user_namespace()
+/// Which root this process is, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// May mount, in the machine's own user namespace: the real root.
+    Machine,
+    /// May mount, in a user namespace of its own.
+    Namespace,
+    /// May not mount.
+    None,
 }
 
-/// Whether we have CAP_SYS_ADMIN in our user namespace.
-pub fn has_admin() -> bool {
-    rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
-}
+/// The inode number that the kernel gives the first user namespace (`PROC_USER_INIT_INO`).
+const FIRST_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
-/// Whether our user namespace is the machine's: only that maps every id to itself
-/// (user_namespaces(7)).
-pub fn in_initial_user_namespace() -> bool {
-    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else {
-        return true;
-    };
-    let mut fields = map.split_ascii_whitespace();
-    let all = u32::MAX.to_string();
-    fields.next() == Some("0") && fields.next() == Some("0") && fields.next() == Some(&*all)
+impl Privilege {
+    /// That of the calling thread.
+    pub fn current() -> Self {
+        let may_mount =
+            capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        // Without /proc we can't know; `user.` attributes work for everyone.
+        let first = rustix::fs::stat("/proc/self/ns/user")
+            .is_ok_and(|stat| stat.st_ino == FIRST_USER_NAMESPACE);
+        match (may_mount, first) {
+            (true, true) => Self::Machine,
+            (true, false) => Self::Namespace,
+            (false, _) => Self::None,
+        }
+    }
+
+    /// Whether the kernel's overlay must keep its attributes under `user.overlay.`.
+    pub fn needs_userxattr(self) -> bool {
+        self != Self::Machine
+    }
 }

@@ -24,7 +24,8 @@ use super::{Outcome, Union};
 use crate::error::Context;
 use crate::format::{MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
 use crate::options::Options;
-use crate::sys::{Errno, privilege, xattr};
+use crate::sys::privilege::Privilege;
+use crate::sys::{Errno, xattr};
 use crate::{Error, Result};
 
 /// What a merged tree is made of.
@@ -79,7 +80,7 @@ impl Union {
             target,
         });
 
-        let namespace = if options.userxattr || !privilege::is_real_root() {
+        let namespace = if options.userxattr || Privilege::current().needs_userxattr() {
             XattrNamespace::User
         } else {
             XattrNamespace::Trusted
@@ -98,7 +99,7 @@ impl Union {
             Some((upper, base, work_path)) => {
                 let upper_path = options.upper.as_deref().unwrap_or(work_path);
                 refuse_indexed(&upper, upper_path, namespace)?;
-                let durability = if options.volatile {
+                let durability = if options.is_volatile() {
                     Durability::Volatile
                 } else {
                     Durability::Synced

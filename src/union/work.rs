@@ -232,11 +232,6 @@ impl Temp<'_> {
         self.published = !flags.contains(RenameFlags::EXCHANGE);
         Ok(())
     }
-
-    /// Says that the object isn't under the name any more.
-    pub(super) fn published(mut self) {
-        self.published = true;
-    }
 }
 
 impl Drop for Temp<'_> {

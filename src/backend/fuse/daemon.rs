@@ -15,7 +15,7 @@ use super::handover::{Peer, above_stdio};
 use super::mount::{Busy, device};
 use super::{Log, Report, mount as fuse_mount, session};
 use crate::error::Context;
-use crate::probe::Privilege;
+use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, from_nix, process};
 use crate::union::Setup;
 use crate::{Error, Result};

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::End;
-use crate::probe::Privilege;
 use crate::sys::Errno;
+use crate::sys::privilege::Privilege;
 use crate::union::Setup;
 use crate::{Error, Overlay, Result};
 use handover::Device;

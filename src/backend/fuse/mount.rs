@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::handover::{Device, receive_descriptor};
 use crate::options::{MountFlags, Options};
-use crate::probe::Privilege;
 use crate::server::MAX_REQUEST;
+use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, from_nix};
 use crate::{Error, Result};
 

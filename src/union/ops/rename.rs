@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, RenameFlags};
 
 use super::super::copy_up::Data;
 use super::super::layer::RealDir;
-use super::super::lookup::{Found, Source, check_name};
+use super::super::lookup::{Found, check_name};
 use super::super::node::{Link, Node, Real};
 use super::super::types::{Fault, FileKind, Ino, NodeId, RenameMode};
 use super::super::{DirNode, Outcome, Union};
@@ -30,7 +30,7 @@ struct Side<'a> {
 enum Target {
     Nothing,
     Whiteout,
-    Leaf { in_upper: bool, parting: Parting },
+    Leaf { parting: Parting },
     Dir { child: DirNode, in_upper: bool },
 }
 
@@ -175,7 +175,7 @@ impl Union {
             (false, _) => rename(RenameFlags::empty())?,
         }
         match target {
-            Target::Leaf { parting, .. } => self.complete(parting),
+            Target::Leaf { parting } => self.complete(parting),
             Target::Dir { child, .. } => {
                 child.node.state.write().named = false;
                 self.listings.drop_listing(child.node.id);
@@ -275,10 +275,7 @@ impl Union {
             (Found::Dir { .. }, false) => Err(fault(Errno::ISDIR)),
             (Found::Leaf { source, stat }, false) => {
                 let parting = self.part_from_leaf(&to.parent.node, dir, to.name, source, &stat)?;
-                Ok(Target::Leaf {
-                    in_upper: source == Source::Upper,
-                    parting,
-                })
+                Ok(Target::Leaf { parting })
             }
             (found @ Found::Dir { .. }, true) => {
                 let in_upper = matches!(found, Found::Dir { upper: Some(_), .. });

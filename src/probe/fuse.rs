@@ -1,0 +1,111 @@
+//! The trial of FUSE: whether a server could mount here. It mounts and lets go; nothing is served.
+
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde::Serialize;
+
+use super::notes::{self, Note, Pen};
+use super::space::{self, Who};
+use super::verdict::{Failure, Outcome, Step};
+use crate::Result;
+use crate::error::Context;
+use crate::sys::child::in_child;
+use crate::sys::privilege::Privilege;
+
+const STEP: &str = "trying FUSE";
+
+/// What the trial of FUSE found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FuseVerdict {
+    /// Our server can mount, one way or the other.
+    pub usable: bool,
+    /// It can mount by itself, in a user namespace where this process isn't root.
+    pub direct: bool,
+    /// The helper for plain users outside a user namespace, where one is installed.
+    pub fusermount: Option<PathBuf>,
+    /// What was tried.
+    pub steps: Vec<Step>,
+}
+
+/// Tries whether a FUSE server could mount here.
+pub fn try_fuse() -> Result<FuseVerdict> {
+    let who = Who::current();
+    let legacy = in_child(Duration::from_secs(10), |out| work(who, &Pen::new(out)))
+        .context(STEP, "/dev/fuse")?;
+    let steps: Vec<Step> = notes::read(&legacy.output)
+        .into_iter()
+        .filter_map(|note| match note {
+            Note::Step(_, step) => Some(step),
+            _ => None,
+        })
+        .collect();
+    let worked = |name: &str| {
+        steps
+            .iter()
+            .any(|step| step.name == name && step.outcome == Outcome::Ok)
+    };
+    let direct = worked(MOUNT);
+    let fusermount = fusermount();
+    // The helper passes the device on; its mount is seen by everyone, so only a plain user of the
+    // first namespaces can use it.
+    let by_helper = Privilege::current() == Privilege::None && fusermount.is_some();
+    Ok(FuseVerdict {
+        usable: direct || (by_helper && worked(OPEN)),
+        direct,
+        fusermount,
+        steps,
+    })
+}
+
+const OPEN: &str = "open /dev/fuse";
+const MOUNT: &str = "mount FUSE";
+
+fn work(who: Who, pen: &Pen) {
+    pen.step(OPEN, || device().map(drop));
+    if pen.step("make a namespace", || space::enter(who)) {
+        // The server's descriptor must come from the user namespace that mounts.
+        pen.step(MOUNT, || {
+            let device = device()?;
+            let id = |id: u32| {
+                if Privilege::current() == Privilege::Machine {
+                    0
+                } else {
+                    id
+                }
+            };
+            let data = format!(
+                "fd={},rootmode=40000,user_id={},group_id={}",
+                device.as_raw_fd(),
+                id(rustix::process::geteuid().as_raw()),
+                id(rustix::process::getegid().as_raw()),
+            );
+            let data =
+                std::ffi::CString::new(data).map_err(|_| Failure::wrong("a NUL in the options"))?;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            // Any directory will do: the namespace is ours, and nobody asks the mount anything.
+            mount("overfall", "/proc", "fuse", flags, data.as_c_str())
+                .map_err(|errno| Failure::call("mount(fuse)", errno))?;
+            // The connection ends with the descriptor, before anyone could wait for an answer.
+            drop(device);
+            unmount("/proc", UnmountFlags::DETACH).map_err(|errno| Failure::call("umount2", errno))
+        });
+    }
+}
+
+fn device() -> std::result::Result<std::os::fd::OwnedFd, Failure> {
+    open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Failure::call("open(/dev/fuse)", errno))
+}
+
+fn fusermount() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    ["fusermount3", "fusermount"].into_iter().find_map(|name| {
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(name))
+            .find(|candidate| candidate.is_file())
+    })
+}
