@@ -4,6 +4,7 @@
 
 pub mod cwd;
 pub mod fileflags;
+pub mod process;
 pub mod xattr;
 
 /// A system error number.
