@@ -21,7 +21,12 @@ Exit code: the command's own, or its signal; 127 not found, 126 not executable; 
 itself fails, with one line on stderr.")]
 pub(super) struct Args {
     /// The directory that becomes the root
-    #[arg(long, value_name = "DIR", default_value = "/", help_heading = "The tree")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/",
+        help_heading = "The tree"
+    )]
     root: PathBuf,
 
     /// A layer on top of the root; repeated: the first one is the topmost
@@ -41,7 +46,12 @@ pub(super) struct Args {
     bind_ro: Vec<PathBuf>,
 
     /// Who carries the tree
-    #[arg(long, value_name = "WHO", default_value = "auto", help_heading = "The tree")]
+    #[arg(
+        long,
+        value_name = "WHO",
+        default_value = "auto",
+        help_heading = "The tree"
+    )]
     backend: BackendArg,
 
     /// Start in DIR, a path inside [default: the current directory if it exists inside, else /]
@@ -61,7 +71,11 @@ pub(super) struct Args {
     verbose: bool,
 
     /// The command and its arguments [default: $SHELL, or /bin/sh]
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     command: Vec<OsString>,
 }
 

@@ -115,7 +115,9 @@ impl Command {
             .env
             .iter()
             .find(|(key, _)| key == "PATH")
-            .map_or(DEFAULT_PATH.to_vec(), |(_, value)| value.as_bytes().to_vec());
+            .map_or(DEFAULT_PATH.to_vec(), |(_, value)| {
+                value.as_bytes().to_vec()
+            });
         let env = self
             .env
             .into_iter()

@@ -127,10 +127,7 @@ mod tests {
     #[test]
     fn a_fake_root_has_the_ranges_one_after_the_other() {
         let map = IdMap::fake_root(1001, &[(100_000, 65536), (300_000, 10)]);
-        assert_eq!(
-            map.to_text(),
-            "0 1001 1\n1 100000 65536\n65537 300000 10\n"
-        );
+        assert_eq!(map.to_text(), "0 1001 1\n1 100000 65536\n65537 300000 10\n");
         assert!(!map.is_single());
         assert_eq!(map.first_only(), IdMap::single(0, 1001));
         assert!(IdMap::fake_root(1001, &[]).is_single());

@@ -39,9 +39,8 @@ impl Init {
     /// the terminal sends them to the whole process group.
     pub(super) fn run(self, channel: &UnixStream) -> u8 {
         // Should the runner be killed while init is still busy with the root.
-        let _ = rustix::process::set_parent_process_death_signal(Some(
-            rustix::process::Signal::KILL,
-        ));
+        let _ =
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         match self.serve(channel) {
             Ok(news) => send(channel, news),
             Err(error) => {

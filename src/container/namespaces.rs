@@ -138,12 +138,10 @@ fn no_user_namespace(errno: nix::errno::Errno) -> Error {
     use nix::errno::Errno as E;
     let error = Error::system("making a user namespace").errno(from_nix(errno));
     match errno {
-        E::EPERM => error
-            .because("this user may not make one")
-            .remedy(
-                "on Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: \
+        E::EPERM => error.because("this user may not make one").remedy(
+            "on Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: \
                  allow it in its seccomp profile; in a chroot: start it from outside",
-            ),
+        ),
         E::ENOSPC | E::EUSERS => error
             .because("there may be no more of them")
             .remedy("sysctl user.max_user_namespaces=15000"),

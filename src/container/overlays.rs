@@ -40,16 +40,6 @@ pub(super) struct Piece {
     lowers: Vec<PathBuf>,
 }
 
-impl Piece {
-    pub(super) fn upper(&self) -> &Path {
-        &self.layers.upper
-    }
-
-    pub(super) fn lowers(&self) -> &[PathBuf] {
-        &self.lowers
-    }
-}
-
 /// A mount of the machine that is shown inside as it is, but read-only.
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
@@ -126,11 +116,6 @@ impl Overlays {
     /// The mounts that are shown read-only; parents first.
     pub(super) fn shown(&self) -> &[Shown] {
         &self.shown
-    }
-
-    /// The overlays, the root's first.
-    pub(super) fn pieces(&self) -> &[Piece] {
-        &self.pieces
     }
 
     /// Who carries the root.

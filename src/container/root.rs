@@ -261,6 +261,12 @@ fn hide(directory: &Path) -> Result<()> {
         return Ok(());
     }
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", directory, "tmpfs", flags, Some(c"size=4k,mode=755"))
-        .context("covering the run's own directory", directory)
+    mount(
+        "tmpfs",
+        directory,
+        "tmpfs",
+        flags,
+        Some(c"size=4k,mode=755"),
+    )
+    .context("covering the run's own directory", directory)
 }

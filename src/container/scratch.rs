@@ -52,7 +52,7 @@ impl Scratch {
     /// A private directory that goes away when the run ends, also when it is killed.
     pub(super) fn temporary(standing: Standing) -> Result<Self> {
         let mut refusals = Vec::new();
-        let mut second_best = None;
+        let mut second_best: Option<PathBuf> = None;
         for base in temporary_bases() {
             let template = base.join("overfall-run.XXXXXX");
             let directory = match nix::unistd::mkdtemp(&template) {
@@ -99,8 +99,9 @@ impl Scratch {
 
     fn start(directory: PathBuf, end: End) -> Result<Self> {
         let lock = take_lock(&directory)?;
-        let pipe_error =
-            |error: std::io::Error| Error::system("starting the watcher").because(error.to_string());
+        let pipe_error = |error: std::io::Error| {
+            Error::system("starting the watcher").because(error.to_string())
+        };
         let (wait, release) = std::io::pipe().map_err(pipe_error)?;
         let watcher = process::fork(|| watch(&directory, end, wait, &lock))
             .context("starting the watcher", &directory)?;
@@ -333,9 +334,9 @@ fn silence() {
     ) else {
         return;
     };
-    let _ = rustix::stdio::dup2_stdin(&null);
-    let _ = rustix::stdio::dup2_stdout(&null);
-    let _ = rustix::stdio::dup2_stderr(&null);
+    let _ = nix::unistd::dup2_stdin(&null);
+    let _ = nix::unistd::dup2_stdout(&null);
+    let _ = nix::unistd::dup2_stderr(&null);
 }
 
 #[cfg(test)]

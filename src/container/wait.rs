@@ -116,8 +116,7 @@ impl Signals {
 }
 
 fn failed(errno: Errno) -> Error {
-    Error::system("waiting for the command")
-        .errno(from_nix(errno))
+    Error::system("waiting for the command").errno(from_nix(errno))
 }
 
 /// Waits until the command, and with it everything in its pid namespace, has ended.

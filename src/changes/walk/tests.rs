@@ -102,7 +102,10 @@ fn added_changed_and_removed_are_told_apart() {
             ("removed", Change::Removed),
         ],
     );
-    assert_eq!(layers.summary().to_string(), "2 added, 1 changed, 1 removed");
+    assert_eq!(
+        layers.summary().to_string(),
+        "2 added, 1 changed, 1 removed"
+    );
 }
 
 #[test]
