@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use nix::sys::signal::Signal;
+
 use super::BackendArg;
 use crate::Result;
 use crate::container::{
@@ -132,8 +134,13 @@ fn plan(args: Args) -> Result<Run> {
 /// `overfall: fuse; 3 added, 1 changed, 2 removed`
 fn say(report: &Report) {
     if let (Some(carrier), Some(changes)) = (report.carrier, report.changes) {
+        // Behind the `^C` that the terminal shows.
+        let start = match report.ended {
+            Ended::Killed(Signal::SIGINT | Signal::SIGQUIT) => "\n",
+            _ => "",
+        };
         // A terminal that has gone doesn't change how the command ended.
-        let _ = writeln!(std::io::stderr(), "overfall: {carrier}; {changes}");
+        let _ = writeln!(std::io::stderr(), "{start}overfall: {carrier}; {changes}");
     }
 }
 

@@ -151,7 +151,11 @@ fn mount_one(
 ) -> Result<Piece> {
     let like = lowers.first().cloned().unwrap_or_else(|| "/".into());
     let layers = scratch.layers(inside, &like)?;
-    let target = scratch.merged().join(inside);
+    let target = if inside.as_os_str().is_empty() {
+        scratch.merged()
+    } else {
+        scratch.merged().join(inside)
+    };
     let overlay = Overlay::writable(
         lowers.iter().map(PathBuf::as_path),
         &layers.upper,

@@ -49,11 +49,23 @@ impl Terminal {
         }
     }
 
-    /// Makes the runner's group the foreground again.
-    fn take_back(self) {
-        if self == Terminal::OfCommand {
+}
+
+/// Whether the command has been given the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lent {
+    Yes,
+    No,
+}
+
+impl Lent {
+    /// Makes the runner's group the foreground again, unless somebody else has the terminal by
+    /// now: a command that the user sent to the background stops there when it reads.
+    fn take_back(&mut self) {
+        if *self == Lent::Yes {
             // Without a terminal there is nothing to take back.
             let _ = tcsetpgrp(std::io::stdin(), getpgrp());
+            *self = Lent::No;
         }
     }
 }
@@ -101,13 +113,20 @@ impl Signals {
         self.before
     }
 
-    fn hand_on(&self, channel: &UnixStream) {
+    fn hand_on(&self, channel: &UnixStream, terminal: Terminal, lent: &mut Lent) {
         while let Ok(Some(info)) = self.fd.read_signal() {
             let number = u8::try_from(info.ssi_signo).unwrap_or(0);
             match Signal::try_from(i32::from(number)) {
-                Ok(Signal::SIGCONT) if in_foreground() => send(channel, Order::Foreground),
+                Ok(Signal::SIGCONT) if in_foreground() => {
+                    if terminal == Terminal::OfCommand {
+                        *lent = Lent::Yes;
+                    }
+                    send(channel, Order::Foreground);
+                }
                 Ok(Signal::SIGCONT) => send(channel, Order::Background),
-                // Of the kernel's, the command has got its own.
+                // A hangup goes to the leader of the session only, which may be the runner.
+                Ok(Signal::SIGHUP) => send(channel, Order::Signal(number)),
+                // Of a key on the terminal, the command has got its own.
                 Ok(_) if info.ssi_code != SI_KERNEL => send(channel, Order::Signal(number)),
                 _ => {}
             }
@@ -126,6 +145,10 @@ pub(super) fn until_end(
     signals: &Signals,
     terminal: Terminal,
 ) -> Result<Ended> {
+    let mut lent = match terminal {
+        Terminal::OfCommand => Lent::Yes,
+        Terminal::Shared => Lent::No,
+    };
     let ended = loop {
         let mut ready = [
             PollFd::new(channel.as_fd(), PollFlags::POLLIN),
@@ -137,14 +160,14 @@ pub(super) fn until_end(
         }
         let [told, signalled] = ready.map(|fd| fd.any().unwrap_or(false));
         if signalled {
-            signals.hand_on(channel);
+            signals.hand_on(channel, terminal, &mut lent);
         }
         if !told {
             continue;
         }
         match receive(channel) {
             Some(News::Stopped) => {
-                terminal.take_back();
+                lent.take_back();
                 // SIGSTOP, because the others are blocked. Goes on with SIGCONT, which is then
                 // handed on.
                 raise(Signal::SIGSTOP).map_err(failed)?;
@@ -156,7 +179,7 @@ pub(super) fn until_end(
             None => break Ended::Killed(Signal::SIGKILL),
         }
     };
-    terminal.take_back();
+    lent.take_back();
     loop {
         match waitpid(init, None) {
             Err(Errno::EINTR) | Ok(WaitStatus::StillAlive) => {}
