@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::{self, Backend, Mounted};
 use crate::options::Options;
+use crate::union::Owners;
 use crate::{Error, Result};
 
 /// An overlay to be mounted: its layers, its target, its options and the wanted backend.
@@ -15,6 +16,9 @@ pub struct Overlay {
     pub(crate) target: PathBuf,
     /// Who carries it.
     pub(crate) backend: Backend,
+    /// What to do about owners that can't be given; the kernel's overlayfs knows [`Owners::Real`]
+    /// only.
+    pub(crate) owners: Owners,
 }
 
 impl Overlay {
@@ -50,6 +54,7 @@ impl Overlay {
             options,
             target: target.as_ref().to_path_buf(),
             backend: Backend::Auto,
+            owners: Owners::Real,
         }
     }
 
@@ -57,6 +62,14 @@ impl Overlay {
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// Says what the FUSE server does about owners that it can't give; [`Owners::Real`] unless
+    /// told. [`Owners::FakeRoot`] is for a user namespace whose root is not the machine's.
+    #[must_use]
+    pub fn owners(mut self, owners: Owners) -> Self {
+        self.owners = owners;
         self
     }
 

@@ -1,1 +1,38 @@
-//! (stub)
+//! Running a command in a merged tree: namespaces, id maps, the new root, its first process.
+//!
+//! Four processes take part in a run:
+//!
+//! ```text
+//! runner    the process that was started; enters the namespaces, mounts the overlays, waits,
+//!           forwards signals, unmounts, counts the changes
+//! watcher   waits until the runner has ended, however it ended, and removes what it left
+//! init      process 1 of the command's pid namespace; has a mount namespace of its own, in which
+//!           it puts the root together and moves into it; reaps
+//! command   what the user asked for
+//! ```
+//!
+//! The FUSE servers (one for each overlay that FUSE carries) are outside of the command's pid
+//! namespace: nothing in there can see or kill them. The overlays are mounted in the runner's
+//! mount namespace; init has a copy of it that ends with the last process in there, so the
+//! runner's unmount is the last one and waits until everything is written.
+
+mod channel;
+mod command;
+mod idmap;
+mod init;
+mod mountinfo;
+mod namespaces;
+mod overlays;
+mod root;
+mod run;
+mod scratch;
+mod wait;
+
+pub use command::Command;
+pub(crate) use command::parse_variable;
+pub use idmap::{IdMap, IdRange};
+pub use mountinfo::{Mount, Mounts};
+pub use namespaces::{Identity, Standing};
+pub use root::{Access, Bind};
+pub use run::{Ended, Report, Run, State};
+pub use wait::die_of;

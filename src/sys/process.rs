@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
-use super::Errno;
+use super::{Errno, from_nix};
 
 /// Runs `child` in a forked process, which exits with the code that it returns.
 ///
@@ -14,7 +14,7 @@ use super::Errno;
 pub fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
     // SAFETY: the child runs `child` and ends in `_exit`, it never returns into the caller's
     // frames. Callers have one thread, so no lock is held by somebody who isn't there any more.
-    match unsafe { nix::unistd::fork() }.map_err(errno)? {
+    match unsafe { nix::unistd::fork() }.map_err(from_nix)? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             // 101 is what Rust programs exit with after a panic.
@@ -30,7 +30,7 @@ pub fn default_action(signal: Signal) -> Result<(), Errno> {
     // SAFETY: no Rust code runs in a default action.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
         .map(drop)
-        .map_err(errno)
+        .map_err(from_nix)
 }
 
 /// Closes every descriptor above stderr but those in `keep`.
@@ -53,6 +53,15 @@ pub fn close_others(keep: &[BorrowedFd<'_>]) {
     close_range(first, u32::MAX);
 }
 
+/// Closes these descriptors in a forked child, where they are copies of the parent's. What owns
+/// them there must not be used or dropped in the child.
+pub fn close_these(fds: &[BorrowedFd<'_>]) {
+    for fd in fds {
+        // SAFETY: that no owner uses them in this process is the caller's promise.
+        unsafe { libc::close(fd.as_raw_fd()) };
+    }
+}
+
 fn close_range(first: u32, last: u32) {
     // SAFETY: closing is harmless to memory; that no owner uses them is the caller's promise.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
@@ -68,8 +77,4 @@ fn close_range(first: u32, last: u32) {
         // SAFETY: as above.
         unsafe { libc::close(fd.cast_signed()) };
     }
-}
-
-fn errno(error: nix::errno::Errno) -> Errno {
-    Errno::from_raw_os_error(error as i32)
 }

@@ -1,0 +1,135 @@
+//! Id maps of user namespaces, and the ranges that /etc/subuid and /etc/subgid give a user.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::{Uid, User};
+
+/// A range of ids: `count` ids from `inside` on stand for those from `outside` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id as the namespace sees it.
+    pub inside: u32,
+    /// First id as the namespace's parent sees it.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The id map of a user namespace, for users or for groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMap(Vec<IdRange>);
+
+/// The kernel takes this many lines (user_namespaces(7)).
+const MAX_RANGES: usize = 340;
+
+impl IdMap {
+    /// One id, shown as `inside`.
+    pub fn single(inside: u32, outside: u32) -> Self {
+        Self(vec![IdRange {
+            inside,
+            outside,
+            count: 1,
+        }])
+    }
+
+    /// `own` becomes 0, and the ids from 1 on stand for `ranges`, one after the other.
+    pub fn fake_root(own: u32, ranges: &[(u32, u32)]) -> Self {
+        let mut map = Self::single(0, own);
+        let mut inside: u32 = 1;
+        for &(outside, count) in ranges.iter().take(MAX_RANGES - 1) {
+            let count = count.min(u32::MAX - inside);
+            if count == 0 {
+                break;
+            }
+            map.0.push(IdRange {
+                inside,
+                outside,
+                count,
+            });
+            inside += count;
+        }
+        map
+    }
+
+    /// Whether it maps one id only, which needs no help from newuidmap(1).
+    pub fn is_single(&self) -> bool {
+        matches!(self.0.as_slice(), [range] if range.count == 1)
+    }
+
+    /// The map reduced to its first id.
+    #[must_use]
+    pub fn first_only(&self) -> Self {
+        let mut ranges = self.0.clone();
+        ranges.truncate(1);
+        for range in &mut ranges {
+            range.count = 1;
+        }
+        Self(ranges)
+    }
+
+    /// As `/proc/PID/uid_map` takes it.
+    pub fn to_text(&self) -> String {
+        self.0
+            .iter()
+            .map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count))
+            .collect()
+    }
+
+    /// As newuidmap(1) takes it.
+    pub fn to_args(&self) -> Vec<OsString> {
+        self.0
+            .iter()
+            .flat_map(|range| [range.inside, range.outside, range.count])
+            .map(|number| number.to_string().into())
+            .collect()
+    }
+}
+
+/// The ranges (first id, how many) that `file`, in the format of subuid(5), gives to a user.
+pub(super) fn subordinate(file: &Path, uid: Uid) -> Vec<(u32, u32)> {
+    let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    match fs::read(file) {
+        Ok(text) => parse_subordinate(&text, name.as_deref(), uid.as_raw()),
+        Err(_) => Vec::new(),
+    }
+}
+
+fn parse_subordinate(text: &[u8], name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.trim().parse::<u32>().ok();
+    let mine = |owner: &[u8]| {
+        name.is_some_and(|name| name.as_bytes() == owner) || number(owner) == Some(uid)
+    };
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b':');
+            let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);
+            mine(owner).then_some((number(first)?, number(count)?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_by_name_or_number() {
+        let text = b"# c\nann:100000:65536\nbob:1:2\n1001:300000:10\nann:x:1\nann\n";
+        assert_eq!(
+            parse_subordinate(text, Some("ann"), 1001),
+            [(100_000, 65536), (300_000, 10)]
+        );
+        assert_eq!(parse_subordinate(text, None, 5), []);
+    }
+
+    #[test]
+    fn a_fake_root_has_the_ranges_one_after_the_other() {
+        let map = IdMap::fake_root(1001, &[(100_000, 65536), (300_000, 10)]);
+        assert_eq!(map.to_text(), "0 1001 1\n1 100000 65536\n65537 300000 10\n");
+        assert!(!map.is_single());
+        assert_eq!(map.first_only(), IdMap::single(0, 1001));
+        assert!(IdMap::fake_root(1001, &[]).is_single());
+    }
+}

@@ -1,0 +1,247 @@
+//! Entering the user and mount namespace that a run happens in.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use log::debug;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::idmap::{IdMap, subordinate};
+use crate::error::Context;
+use crate::sys::{Errno, from_nix, process};
+use crate::{Error, Result};
+
+/// What the calling process may do on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The machine's root: mounts without a user namespace, gives every owner.
+    Root,
+    /// Root of a user namespace: mounts, but most owners of the machine aren't mapped.
+    NamespaceRoot,
+    /// Anybody else: needs a user namespace first.
+    Plain,
+}
+
+impl Standing {
+    /// That of the calling process.
+    pub fn of_self() -> Self {
+        let may_mount =
+            capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        if !Uid::effective().is_root() || !may_mount {
+            return Standing::Plain;
+        }
+        // The initial user namespace maps every id to itself; nobody else can map them all.
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let fields: Vec<&str> = map.split_whitespace().collect();
+        if fields == ["0", "0", "4294967295"] {
+            Standing::Root
+        } else {
+            Standing::NamespaceRoot
+        }
+    }
+}
+
+/// Who a plain user is in the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Identity {
+    /// Root there; the subordinate ids, where there are some, are the other users.
+    #[default]
+    FakeRoot,
+    /// Oneself; nobody else is mapped.
+    Oneself,
+}
+
+/// Moves the calling process into a mount namespace of its own, and into a user namespace first
+/// where it may not mount otherwise.
+pub(super) fn enter(standing: Standing, identity: Identity) -> Result<()> {
+    if standing == Standing::Plain {
+        enter_user_namespace(identity)?;
+    }
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| {
+        Error::system("making a mount namespace")
+            .errno(from_nix(errno))
+            .because("the kernel or a security policy refuses it")
+    })?;
+    // Slave, not private: when the machine unmounts a disk it must go from here too, or it would
+    // stay busy as long as the run lasts. Nothing goes the other way.
+    let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", downstream).map_err(|errno| refused_mount(standing, errno))
+}
+
+fn refused_mount(standing: Standing, errno: Errno) -> Error {
+    let error = Error::system("detaching from the machine's mounts")
+        .at("/")
+        .errno(errno);
+    match standing {
+        Standing::Plain => error
+            .because("this user may make a user namespace, but gets no rights in it")
+            .remedy(
+                "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, \
+                 or an AppArmor profile for overfall",
+            ),
+        Standing::Root | Standing::NamespaceRoot => error,
+    }
+}
+
+fn enter_user_namespace(identity: Identity) -> Result<()> {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    let (users, groups) = match identity {
+        Identity::Oneself => (
+            IdMap::single(uid.as_raw(), uid.as_raw()),
+            IdMap::single(gid.as_raw(), gid.as_raw()),
+        ),
+        Identity::FakeRoot => (
+            IdMap::fake_root(uid.as_raw(), &subordinate(Path::new("/etc/subuid"), uid)),
+            IdMap::fake_root(gid.as_raw(), &subordinate(Path::new("/etc/subgid"), uid)),
+        ),
+    };
+    // The helpers must be started by a process that stays outside.
+    let helper = MapHelper::start(&users, &groups)?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
+    let written = helper.write_maps()?;
+    if !written.users {
+        write_own("uid_map", &users.first_only())?;
+    }
+    if !written.groups {
+        // Without it a user could drop a group that a file denies something to; the kernel
+        // insists where the map isn't written by a privileged process.
+        match fs::write("/proc/self/setgroups", "deny") {
+            // Not there before Linux 3.19.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(map_error("setgroups", &error));
+            }
+            _ => {}
+        }
+        write_own("gid_map", &groups.first_only())?;
+    }
+    Ok(())
+}
+
+fn write_own(file: &str, map: &IdMap) -> Result<()> {
+    fs::write(format!("/proc/self/{file}"), map.to_text()).map_err(|error| map_error(file, &error))
+}
+
+fn map_error(file: &str, error: &std::io::Error) -> Error {
+    Error::system("mapping the user")
+        .at(format!("/proc/self/{file}"))
+        .because(error.to_string())
+}
+
+fn no_user_namespace(errno: nix::errno::Errno) -> Error {
+    use nix::errno::Errno as E;
+    let error = Error::system("making a user namespace").errno(from_nix(errno));
+    match errno {
+        E::EPERM => error.because("this user may not make one").remedy(
+            "on Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: \
+                 allow it in its seccomp profile; in a chroot: start it from outside",
+        ),
+        E::ENOSPC | E::EUSERS => error
+            .because("there may be no more of them")
+            .remedy("sysctl user.max_user_namespaces=15000"),
+        E::EINVAL | E::ENOSYS => error
+            .because("this kernel has none (CONFIG_USER_NS)")
+            .remedy("run as root"),
+        _ => error,
+    }
+}
+
+/// Which maps newuidmap(1) and newgidmap(1) wrote.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    users: bool,
+    groups: bool,
+}
+
+/// A child in the outer user namespace that maps the ids of its parent when told.
+struct MapHelper {
+    child: Option<Pid>,
+    go: std::io::PipeWriter,
+}
+
+impl MapHelper {
+    const USERS: i32 = 1;
+    const GROUPS: i32 = 2;
+
+    fn start(users: &IdMap, groups: &IdMap) -> Result<Self> {
+        let pipe_error = |error: std::io::Error| {
+            Error::system("starting the id map helper").because(error.to_string())
+        };
+        let (mut wait, go) = std::io::pipe().map_err(pipe_error)?;
+        if users.is_single() && groups.is_single() {
+            return Ok(Self { child: None, go });
+        }
+        let target = Pid::this();
+        let child = process::fork(move || {
+            // Its own copy of `go` too: it must see when the parent ends.
+            process::close_others(&[wait.as_fd()]);
+            let mut told = [0];
+            if !matches!(wait.read(&mut told), Ok(1)) {
+                return 0;
+            }
+            let mut code = 0;
+            if write_map("newuidmap", target, users) {
+                code |= Self::USERS;
+            }
+            if write_map("newgidmap", target, groups) {
+                code |= Self::GROUPS;
+            }
+            u8::try_from(code).unwrap_or(0)
+        })
+        .context("starting the id map helper", "newuidmap")?;
+        Ok(Self {
+            child: Some(child),
+            go,
+        })
+    }
+
+    fn write_maps(mut self) -> Result<Written> {
+        let code = match self.child {
+            None => 0,
+            Some(child) => {
+                // A helper that has gone shows in its exit code.
+                let _ = self.go.write_all(b"x");
+                match waitpid(child, None) {
+                    Ok(WaitStatus::Exited(_, code)) => code,
+                    _ => 0,
+                }
+            }
+        };
+        Ok(Written {
+            users: code & Self::USERS != 0,
+            groups: code & Self::GROUPS != 0,
+        })
+    }
+}
+
+fn write_map(program: &str, target: Pid, map: &IdMap) -> bool {
+    if map.is_single() {
+        return false;
+    }
+    let done = Command::new(program)
+        .arg(target.to_string())
+        .args(map.to_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output();
+    match done {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            debug!(
+                "{program}: {}; only one id is mapped",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+            false
+        }
+        Err(error) => {
+            debug!("{program}: {error}; only one id is mapped");
+            false
+        }
+    }
+}

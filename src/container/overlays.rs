@@ -1,0 +1,262 @@
+//! The overlays of a run: one over the root, and one over each file system mounted below it.
+//!
+//! What becomes of a mount below the root:
+//!
+//! | it is | inside |
+//! |---|---|
+//! | a directory of a file system that can be written | an overlay with an upper of its own |
+//! | mounted read-only | bound: it can't be written outside either |
+//! | a single file (`/etc/resolv.conf` in many containers) | bound, read-only |
+//! | the kernel's interface (proc, sysfs, cgroup, …) or an automounter's | bound, read-only |
+//! | at or below `/proc`, `/sys`, `/dev` | see [`super::root`] |
+//! | below a directory of `--bind` or `--bind-ro` | as there |
+//!
+//! An overlay that can't be mounted (a file system that neither backend takes) becomes a
+//! read-only bind with a warning: nothing is lost, nothing can be written.
+
+use std::path::{Path, PathBuf};
+
+use log::{debug, warn};
+use rustix::fs::{Dir, Mode, OFlags, StatVfsMountFlags};
+
+use super::mountinfo::{Mount, Mounts};
+use super::scratch::{Layers, Scratch};
+use crate::backend::{Backend, Carrier, Mounted};
+use crate::options::Fsync;
+use crate::union::Owners;
+use crate::{Overlay, Result};
+
+/// What all overlays of a run have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    pub(super) backend: Backend,
+    pub(super) owners: Owners,
+}
+
+/// A mounted overlay and the layers it was made of.
+#[derive(Debug)]
+pub(super) struct Piece {
+    mounted: Mounted,
+    layers: Layers,
+    lowers: Vec<PathBuf>,
+}
+
+/// A mount of the machine that is shown inside as it is, but read-only.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    /// Where it is on the machine.
+    pub(super) source: PathBuf,
+    /// Where it goes, relative to the root.
+    pub(super) inside: PathBuf,
+}
+
+/// The mounted overlays, the root's first. Dropping them unmounts the last one first.
+#[derive(Debug, Default)]
+pub(super) struct Overlays {
+    pieces: Vec<Piece>,
+    shown: Vec<Shown>,
+}
+
+impl Overlays {
+    /// Mounts them. `lowers` are the root's, topmost first, the root itself last; mounts at or
+    /// below one of `handled` (relative to the root) are left to others.
+    pub(super) fn mount(
+        scratch: &Scratch,
+        lowers: Vec<PathBuf>,
+        handled: &[PathBuf],
+        policy: Policy,
+    ) -> Result<Self> {
+        let root = lowers.last().cloned().unwrap_or_else(|| "/".into());
+        // Before anything is mounted, or our own mounts would be among them.
+        let mounts = Mounts::of_self()?;
+        let mut overlays = Self::default();
+        let piece = mount_one(scratch, Path::new(""), lowers, policy)?;
+        overlays.pieces.push(piece);
+        for mount in mounts.visible_below(&root) {
+            let Ok(inside) = mount.point.strip_prefix(&root) else {
+                continue;
+            };
+            let bound = overlays.shown.iter().map(|shown| &shown.inside);
+            if handled.iter().chain(bound).any(|at| inside.starts_with(at)) {
+                continue;
+            }
+            overlays.cover(scratch, mount, inside, policy)?;
+        }
+        Ok(overlays)
+    }
+
+    fn cover(
+        &mut self,
+        scratch: &Scratch,
+        mount: &Mount,
+        inside: &Path,
+        policy: Policy,
+    ) -> Result<()> {
+        let target = scratch.merged().join(inside);
+        // A kept upper or a layer on top may have put something else there.
+        if std::fs::canonicalize(&target).ok().as_ref() != Some(&target) {
+            debug!("{}: not there in the merged tree", mount.point.display());
+            return Ok(());
+        }
+        if takes_overlay(mount) {
+            match mount_one(scratch, inside, vec![mount.point.clone()], policy) {
+                Ok(piece) => {
+                    self.pieces.push(piece);
+                    return Ok(());
+                }
+                Err(error) => warn!("{} is read-only in here: {error}", mount.point.display()),
+            }
+        }
+        self.shown.push(Shown {
+            source: mount.point.clone(),
+            inside: inside.to_path_buf(),
+        });
+        Ok(())
+    }
+
+    /// The mounts that are shown read-only; parents first.
+    pub(super) fn shown(&self) -> &[Shown] {
+        &self.shown
+    }
+
+    /// Who carries the root.
+    pub(super) fn carrier(&self) -> Option<Carrier> {
+        self.pieces.first().map(|piece| piece.mounted.backend())
+    }
+
+    /// Unmounts them all, the last one first, and waits until everything is written. Gives back
+    /// the layers they were made of.
+    pub(super) fn unmount(mut self) -> Result<Vec<(PathBuf, Vec<PathBuf>)>> {
+        let mut outcome = Ok(());
+        let mut layers = Vec::new();
+        while let Some(piece) = self.pieces.pop() {
+            layers.push((piece.layers.upper, piece.lowers));
+            outcome = outcome.and(piece.mounted.unmount());
+        }
+        outcome.map(|()| layers)
+    }
+}
+
+impl Drop for Overlays {
+    fn drop(&mut self) {
+        // A vector drops its first element first; here the last one has to go first.
+        while self.pieces.pop().is_some() {}
+    }
+}
+
+fn mount_one(
+    scratch: &Scratch,
+    inside: &Path,
+    lowers: Vec<PathBuf>,
+    policy: Policy,
+) -> Result<Piece> {
+    let like = lowers.first().cloned().unwrap_or_else(|| "/".into());
+    let layers = scratch.layers(inside, &like)?;
+    let target = if inside.as_os_str().is_empty() {
+        scratch.merged()
+    } else {
+        scratch.merged().join(inside)
+    };
+    let overlay = Overlay::writable(
+        lowers.iter().map(PathBuf::as_path),
+        &layers.upper,
+        &layers.work,
+        &target,
+    )
+    .backend(backend_for(&lowers, policy))
+    .owners(policy.owners)
+    .configure(|options| {
+        // Other users of the namespace must get in, and what is thrown away needs no syncing.
+        options.allow_other = true;
+        if scratch.is_temporary() {
+            options.fsync = Fsync::Volatile;
+        }
+    });
+    let mounted = overlay.mount()?;
+    debug!("{}: carried by {}", target.display(), mounted.backend());
+    Ok(Piece {
+        mounted,
+        layers,
+        lowers,
+    })
+}
+
+/// The kernel's overlay can't change a file whose owner isn't mapped, and the trial of the
+/// backend can't see that: it works with files of its own. So a fake root gets FUSE where the
+/// layers have such files.
+fn backend_for(lowers: &[PathBuf], policy: Policy) -> Backend {
+    let foreign = || lowers.iter().any(|lower| has_unmapped_owners(lower));
+    match (policy.backend, policy.owners) {
+        (Backend::Auto, Owners::FakeRoot) if foreign() => Backend::Fuse,
+        (backend, _) => backend,
+    }
+}
+
+/// What an owner without a mapping is shown as, unless the machine is set otherwise.
+const OVERFLOW_ID: u32 = 65534;
+
+/// Looks at a directory and the names in it; a tree that was unpacked under another id map shows
+/// there.
+fn has_unmapped_owners(directory: &Path) -> bool {
+    let overflow = |file: &str| {
+        std::fs::read_to_string(file)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(OVERFLOW_ID)
+    };
+    let uid = overflow("/proc/sys/kernel/overflowuid");
+    let gid = overflow("/proc/sys/kernel/overflowgid");
+    let foreign = |stat: rustix::fs::Stat| stat.st_uid == uid || stat.st_gid == gid;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(fd) = rustix::fs::open(directory, flags, Mode::empty()) else {
+        return false;
+    };
+    if rustix::fs::fstat(&fd).is_ok_and(foreign) {
+        return true;
+    }
+    let Ok(names) = Dir::read_from(&fd) else {
+        return false;
+    };
+    names.flatten().any(|entry| {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW | rustix::fs::AtFlags::NO_AUTOMOUNT;
+        // What is mounted here is another overlay's lower, and `..` may be another's too.
+        entry.file_name() != c".."
+            && rustix::fs::statat(&fd, entry.file_name(), flags).is_ok_and(foreign)
+    })
+}
+
+/// File systems that are an interface of the kernel or an automounter's stage.
+const NOT_FOR_FILES: [&str; 22] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nfsd",
+    "nsfs",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
+];
+
+fn takes_overlay(mount: &Mount) -> bool {
+    let kernel = NOT_FOR_FILES.iter().any(|name| mount.fstype == *name);
+    !kernel && !mount.is_read_only() && mount.point.is_dir() && !is_read_only(&mount.point)
+}
+
+/// The super block's own word: a mount table of an old kernel doesn't always show it.
+fn is_read_only(point: &Path) -> bool {
+    rustix::fs::statvfs(point).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}

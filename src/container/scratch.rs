@@ -1,0 +1,352 @@
+//! Where a run keeps its upper layers, and the watcher that removes them whatever happens.
+//!
+//! ```text
+//! DIR/lock                  held as long as a run uses DIR
+//! DIR/merged                where the merged root is mounted (in the runner's namespace only)
+//! DIR/upper, DIR/work       of the root
+//! DIR/mounts/NAME/{upper,work}   of each file system mounted below the root
+//! ```
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::SigSet;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags, flock, open, setxattr};
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::namespaces::Standing;
+use crate::error::Context;
+use crate::sys::{Errno, process};
+use crate::{Error, Result};
+
+/// What becomes of a state directory at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Remove,
+    Keep,
+}
+
+/// The directory with the state of a run. Dropping it waits until the watcher has done its work.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    directory: PathBuf,
+    end: End,
+    watcher: Pid,
+    /// The watcher begins when this closes; no other process may hold it.
+    release: Option<std::io::PipeWriter>,
+    _lock: OwnedFd,
+}
+
+/// How long the watcher tries to remove a directory that somebody still writes into.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Scratch {
+    /// A private directory that goes away when the run ends, also when it is killed.
+    pub(super) fn temporary(standing: Standing) -> Result<Self> {
+        let mut refusals = Vec::new();
+        let mut second_best: Option<PathBuf> = None;
+        for base in temporary_bases() {
+            let template = base.join("overfall-run.XXXXXX");
+            let directory = match nix::unistd::mkdtemp(&template) {
+                Ok(directory) => directory,
+                Err(errno) => {
+                    refusals.push(format!("{}: {errno}", base.display()));
+                    continue;
+                }
+            };
+            if holds_attributes(&directory, standing) {
+                if let Some(other) = second_best {
+                    remove_empty(&other);
+                }
+                return Self::start(directory, End::Remove);
+            }
+            match second_best {
+                None => second_best = Some(directory),
+                Some(_) => remove_empty(&directory),
+            }
+        }
+        // The overlay has a form for upper layers without attributes, or says why not.
+        match second_best {
+            Some(directory) => Self::start(directory, End::Remove),
+            None => Err(Error::system("making a temporary directory")
+                .because(refusals.join(", "))
+                .remedy("set TMPDIR to a directory that can be written, or use --keep")),
+        }
+    }
+
+    /// The directory that the user named; it stays.
+    pub(super) fn kept(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).map_err(|error| {
+            Error::usage("making the directory of --keep")
+                .at(directory)
+                .because(error.to_string())
+        })?;
+        let directory = fs::canonicalize(directory).map_err(|error| {
+            Error::usage("finding the directory of --keep")
+                .at(directory)
+                .because(error.to_string())
+        })?;
+        Self::start(directory, End::Keep)
+    }
+
+    fn start(directory: PathBuf, end: End) -> Result<Self> {
+        let lock = take_lock(&directory)?;
+        let pipe_error = |error: std::io::Error| {
+            Error::system("starting the watcher").because(error.to_string())
+        };
+        let (wait, release) = std::io::pipe().map_err(pipe_error)?;
+        let watcher = process::fork(|| watch(&directory, end, wait, &lock))
+            .context("starting the watcher", &directory)?;
+        let scratch = Self {
+            directory,
+            end,
+            watcher,
+            release: Some(release),
+            _lock: lock,
+        };
+        make_directory(&scratch.merged())?;
+        Ok(scratch)
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether nothing of it is wanted after the run.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.end == End::Remove
+    }
+
+    /// The descriptor that no process but the runner may keep open.
+    pub(super) fn release_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.release.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Where the merged root goes.
+    pub(super) fn merged(&self) -> PathBuf {
+        self.directory.join("merged")
+    }
+
+    /// Makes upper and work directory for what is mounted at `inside`, a path relative to the
+    /// root; the root's own with an empty path. `like` is the directory that upper stands for: a
+    /// new upper gets its mode and owner, because they are those of the merged directory.
+    pub(super) fn layers(&self, inside: &Path, like: &Path) -> Result<Layers> {
+        let place = if inside.as_os_str().is_empty() {
+            self.directory.clone()
+        } else {
+            let all = self.directory.join("mounts");
+            make_directory(&all)?;
+            let own = all.join(flat_name(inside));
+            make_directory(&own)?;
+            own
+        };
+        let layers = Layers {
+            upper: place.join("upper"),
+            work: place.join("work"),
+        };
+        if make_directory(&layers.upper)? {
+            imitate(&layers.upper, like)?;
+        }
+        make_directory(&layers.work)?;
+        Ok(layers)
+    }
+
+    /// Lets the watcher do its work, and waits until it has.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.let_go();
+        if self.end == End::Remove && self.directory.exists() {
+            return Err(Error::system("removing the temporary directory")
+                .at(&self.directory)
+                .because("something in it can't be removed"));
+        }
+        Ok(())
+    }
+}
+
+impl Scratch {
+    fn let_go(&mut self) {
+        if self.release.take().is_some() {
+            let _ = waitpid(self.watcher, None);
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// The writable layer of one overlay.
+#[derive(Debug, Clone)]
+pub(super) struct Layers {
+    pub(super) upper: PathBuf,
+    pub(super) work: PathBuf,
+}
+
+fn temporary_bases() -> impl Iterator<Item = PathBuf> {
+    std::env::var_os("TMPDIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .into_iter()
+        .chain(["/var/tmp".into(), "/tmp".into()])
+        .filter_map(|path| fs::canonicalize(path).ok())
+}
+
+/// Whether an upper layer in `directory` can carry the overlay's attributes (tmpfs takes those
+/// of plain users only since Linux 6.6).
+fn holds_attributes(directory: &Path, standing: Standing) -> bool {
+    let name = match standing {
+        Standing::Root => "trusted.overlay.overfall",
+        Standing::NamespaceRoot | Standing::Plain => "user.overlay.overfall",
+    };
+    let set = setxattr(directory, name, b"", XattrFlags::empty()).is_ok();
+    set && rustix::fs::removexattr(directory, name).is_ok()
+}
+
+fn remove_empty(directory: &Path) {
+    // It was made a moment ago and holds nothing; one that stays does no harm.
+    let _ = fs::remove_dir(directory);
+}
+
+/// Says whether it is new.
+fn make_directory(path: &Path) -> Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Error::system("making a directory for the run")
+            .at(path)
+            .because(error.to_string())),
+    }
+}
+
+/// Gives `upper` the owner and mode of `like`.
+fn imitate(upper: &Path, like: &Path) -> Result<()> {
+    let step = "giving upper the mode of the root";
+    let stat = rustix::fs::stat(like).context(step, like)?;
+    let owner = rustix::fs::chownat(
+        rustix::fs::CWD,
+        upper,
+        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
+        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
+        rustix::fs::AtFlags::empty(),
+    );
+    match owner {
+        // An owner that isn't mapped here can't be given; the directory stays the user's.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+        Err(errno) => return Err(Error::system(step).at(upper).errno(errno)),
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    rustix::fs::chmod(upper, mode).context(step, upper)
+}
+
+/// One name for a path of several.
+fn flat_name(inside: &Path) -> OsString {
+    let mut name = Vec::new();
+    for &byte in inside.as_os_str().as_bytes() {
+        match byte {
+            b'/' => name.extend_from_slice(b"%2F"),
+            b'%' => name.extend_from_slice(b"%25"),
+            _ => name.push(byte),
+        }
+    }
+    OsString::from_vec(name)
+}
+
+fn take_lock(directory: &Path) -> Result<OwnedFd> {
+    let path = directory.join("lock");
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let lock = open(&path, flags, Mode::RUSR | Mode::WUSR)
+        .context("locking the directory of the run", &path)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(Error::usage("locking the directory of the run")
+            .at(directory)
+            .because("another run is using it")
+            .remedy("wait for its end, or take another directory")),
+        Err(errno) => Err(Error::system("locking the directory of the run")
+            .at(&path)
+            .errno(errno)),
+    }
+}
+
+/// The watcher: waits until the runner lets go of the pipe or dies, then unmounts what is still
+/// mounted and removes the directory. It shares the runner's namespaces, so it may remove what
+/// belongs to the user's subordinate ids.
+fn watch(directory: &Path, end: End, mut wait: std::io::PipeReader, lock: &OwnedFd) -> u8 {
+    // Not in the terminal's process group, and deaf to everything but SIGKILL.
+    let _ = rustix::process::setsid();
+    let _ = SigSet::all().thread_block();
+    let _ = rustix::process::chdir("/");
+    let _ = rustix::thread::set_name(c"overfall-watch");
+    process::close_others(&[wait.as_fd(), lock.as_fd()]);
+    silence();
+    let mut nothing = [0];
+    while matches!(wait.read(&mut nothing), Ok(n) if n > 0) {}
+
+    // After a normal end there is nothing mounted any more. One lazy unmount takes with it what
+    // is mounted further down.
+    let merged = directory.join("merged");
+    while unmount(&merged, UnmountFlags::DETACH).is_ok() {}
+    match end {
+        End::Keep => {
+            let _ = fs::remove_dir(&merged);
+        }
+        End::Remove => {
+            // After a crash, processes that were killed may still be on their way out.
+            let start = Instant::now();
+            while !remove(directory) && start.elapsed() < PATIENCE {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+    0
+}
+
+/// Never descends into `merged`: should it still be mounted, what is in there is not ours.
+fn remove(directory: &Path) -> bool {
+    for name in ["upper", "work", "mounts"] {
+        let _ = fs::remove_dir_all(directory.join(name));
+    }
+    let _ = fs::remove_dir(directory.join("merged"));
+    let _ = fs::remove_file(directory.join("lock"));
+    match fs::remove_dir(directory) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Lets go of the terminal, and of pipes that somebody reads to their end.
+fn silence() {
+    let Ok(null) = open(
+        OsStr::new("/dev/null"),
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return;
+    };
+    let _ = nix::unistd::dup2_stdin(&null);
+    let _ = nix::unistd::dup2_stdout(&null);
+    let _ = nix::unistd::dup2_stderr(&null);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flat_names_are_distinct() {
+        assert_eq!(flat_name(Path::new("home")), "home");
+        assert_eq!(flat_name(Path::new("var/lib")), "var%2Flib");
+        assert_eq!(flat_name(Path::new("var%2Flib")), "var%252Flib");
+    }
+}
