@@ -4,8 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
-mod remove;
 
-fn main() -> std::process::ExitCode {
-    common::suite::main(&[("remove", remove::CASES)])
+macro_rules! modules {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+
+        fn main() -> std::process::ExitCode {
+            common::suite::main(&[$((stringify!($name), $name::CASES)),*])
+        }
+    };
+}
+
+modules! {
+    attr, create, identity, io, link, locks, lookup, open_handles, readdir, remove, rename, special,
+    xattr,
 }

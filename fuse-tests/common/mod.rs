@@ -9,7 +9,7 @@ pub(crate) mod suite;
 mod tree;
 
 pub(crate) use calls::*;
-pub(crate) use plant::{plant, sketch};
+pub(crate) use plant::{names, plant, sketch};
 pub(crate) use snapshot::{Node, Snapshot};
 pub(crate) use suite::{Case, Limit, skip};
 pub(crate) use tree::{Carrier, Tree};
