@@ -326,8 +326,7 @@ fn copy_range_between_layers(t: &Tree) {
     fs::write(t.low("src"), &data).unwrap();
     t.lower(&["dst=old"]);
     t.mount();
-    let from = File::open(t.at("src")).unwrap();
-    assert_eq!(copy_all(&from, &open_rw(t.at("dst"))), 700_000);
+    assert_eq!(copy_all(&File::open(t.at("src")).unwrap(), &open_rw(t.at("dst"))), 700_000);
     assert!(fs::read(t.at("dst")).unwrap() == data);
     let from = File::open(t.at("dst")).unwrap();
     assert_eq!(copy_all(&from, &File::create(t.at("third")).unwrap()), 700_000);

@@ -231,9 +231,20 @@ impl Tree {
     #[track_caller]
     pub(crate) fn umount(&self) {
         let target = self.at("");
-        let done = match self.carrier.get() {
-            Carrier::Kernel => umount2(&target, MntFlags::empty()).map_err(|e| e.to_string()),
-            Carrier::Fuse => self.overfall(&[OsString::from("umount"), target.into()]),
+        let mut patience = 500;
+        let done = loop {
+            let done = match self.carrier.get() {
+                Carrier::Kernel => umount2(&target, MntFlags::empty()).map_err(|e| e.to_string()),
+                Carrier::Fuse => self.overfall(&[OsString::from("umount"), target.clone().into()]),
+            };
+            // Another test's thread may be between fork and exec, and its child then holds a copy
+            // of every descriptor for a moment.
+            let busy = done.as_ref().is_err_and(|why| why.contains("busy"));
+            if !busy || patience == 0 {
+                break done;
+            }
+            patience -= 1;
+            std::thread::sleep(std::time::Duration::from_millis(2));
         };
         if let Err(why) = done {
             panic!("umount: {why}");
