@@ -1,0 +1,30 @@
+//! What the tests on real mounts stand on.
+
+mod calls;
+mod machine;
+pub(crate) mod mmap;
+mod plant;
+mod snapshot;
+pub(crate) mod suite;
+mod tree;
+
+pub(crate) use calls::*;
+pub(crate) use plant::{names, plant, sketch};
+pub(crate) use snapshot::{Node, Snapshot};
+pub(crate) use suite::{Case, Limit, skip};
+pub(crate) use tree::{Carrier, Tree};
+
+/// The table of a module's tests: `name`, or `name: Limit::…("why")` for one that can't run on
+/// every variant.
+macro_rules! cases {
+    ($($name:ident $(: $limit:expr)?),* $(,)?) => {
+        pub(crate) const CASES: &[crate::common::Case] = &[$(crate::common::Case {
+            name: stringify!($name),
+            run: $name,
+            limit: cases!(@limit $($limit)?),
+        }),*];
+    };
+    (@limit) => { crate::common::Limit::Everywhere };
+    (@limit $limit:expr) => { $limit };
+}
+pub(crate) use cases;

@@ -1,0 +1,410 @@
+//! One overlay of one test: its layers, its mount, and what must hold for every test at the end.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::CWD;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+
+use super::{Snapshot, plant, sketch};
+
+/// Who carries the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The kernel's overlayfs: the oracle.
+    Kernel,
+    /// overfall's FUSE server, through the real binary.
+    Fuse,
+}
+
+/// One overlay. A test prepares the layers, mounts, works below [`Tree::at`] and looks at the
+/// upper layer. Paths are relative to the layer or to the mount.
+pub(crate) struct Tree {
+    dir: PathBuf,
+    carrier: Cell<Carrier>,
+    real_root: bool,
+    userxattr: Cell<bool>,
+    read_only: Cell<bool>,
+    layers: Cell<usize>,
+    options: RefCell<Vec<String>>,
+    mounted: Cell<bool>,
+    lowers: RefCell<Vec<(PathBuf, Snapshot)>>,
+    check_lowers: Cell<bool>,
+}
+
+impl Tree {
+    /// Makes the directories of a case below `dir`, which must not exist.
+    pub(crate) fn new(dir: PathBuf, carrier: Carrier, real_root: bool) -> Self {
+        for name in ["", "l0", "u", "w", "m"] {
+            fs::create_dir(dir.join(name)).expect("the case's directory");
+        }
+        Self {
+            dir,
+            carrier: Cell::new(carrier),
+            real_root,
+            userxattr: Cell::new(!real_root),
+            read_only: Cell::new(false),
+            layers: Cell::new(1),
+            options: RefCell::default(),
+            mounted: Cell::new(false),
+            lowers: RefCell::default(),
+            check_lowers: Cell::new(true),
+        }
+    }
+
+    /// Who carries it now.
+    pub(crate) fn carrier(&self) -> Carrier {
+        self.carrier.get()
+    }
+
+    /// Whether the test runs as the machine's root rather than in a user namespace.
+    pub(crate) fn is_real_root(&self) -> bool {
+        self.real_root
+    }
+
+    /// Lets somebody else carry the next mount.
+    pub(crate) fn carry_by(&self, carrier: Carrier) {
+        self.carrier.set(carrier);
+    }
+
+    /// Mounts with `userxattr` also as real root.
+    pub(crate) fn use_userxattr(&self) {
+        self.userxattr.set(true);
+    }
+
+    /// Mounts without an upper layer.
+    pub(crate) fn without_upper(&self) {
+        self.read_only.set(true);
+    }
+
+    /// Adds a mount option.
+    pub(crate) fn option(&self, option: &str) {
+        self.options.borrow_mut().push(option.to_owned());
+    }
+
+    /// Leaves out the check that the lower layers are untouched at the end; for tests that change
+    /// them on purpose.
+    pub(crate) fn lowers_may_change(&self) {
+        self.check_lowers.set(false);
+    }
+
+    /// The private attribute with this suffix, `opaque` for example.
+    pub(crate) fn private(&self, suffix: &str) -> String {
+        let prefix = if self.userxattr.get() {
+            "user"
+        } else {
+            "trusted"
+        };
+        format!("{prefix}.overlay.{suffix}")
+    }
+
+    /// A path beside the layers, for scratch files on the same file system.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Lower layer `index`, 0 the topmost; made when it's first asked for.
+    pub(crate) fn layer(&self, index: usize) -> PathBuf {
+        let path = self.dir.join(format!("l{index}"));
+        for missing in self.layers.get()..=index {
+            fs::create_dir(self.dir.join(format!("l{missing}"))).expect("a layer");
+            self.layers.set(missing + 1);
+        }
+        path
+    }
+
+    /// Plants entries (see [`plant`]) in the only lower layer, or the topmost.
+    pub(crate) fn lower(&self, entries: &[&str]) {
+        self.lower_at(0, entries);
+    }
+
+    /// Plants entries in lower layer `index`.
+    pub(crate) fn lower_at(&self, index: usize, entries: &[&str]) {
+        plant(&self.layer(index), &self.private("opaque"), entries);
+    }
+
+    /// Plants entries in the upper layer, before the mount.
+    pub(crate) fn upper_has(&self, entries: &[&str]) {
+        assert!(
+            !self.mounted.get(),
+            "the upper layer of a live mount is not ours"
+        );
+        plant(&self.upper(""), &self.private("opaque"), entries);
+    }
+
+    /// A path in the topmost lower layer.
+    pub(crate) fn low(&self, path: &str) -> PathBuf {
+        join(&self.dir.join("l0"), path)
+    }
+
+    /// A path in the upper layer.
+    pub(crate) fn upper(&self, path: &str) -> PathBuf {
+        join(&self.dir.join("u"), path)
+    }
+
+    /// A path in the work directory.
+    pub(crate) fn work(&self, path: &str) -> PathBuf {
+        join(&self.dir.join("w"), path)
+    }
+
+    /// A path in the merged tree.
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
+        assert!(self.mounted.get(), "not mounted");
+        join(&self.dir.join("m"), path)
+    }
+
+    /// The merged tree as the language of [`plant`] shows it.
+    pub(crate) fn sketch(&self) -> Vec<String> {
+        sketch(&self.at(""))
+    }
+
+    /// What the upper layer holds, after everything was written.
+    pub(crate) fn upper_sketch(&self) -> Vec<String> {
+        self.flush();
+        sketch(&self.upper(""))
+    }
+
+    /// Text of a file in the merged tree.
+    #[track_caller]
+    pub(crate) fn read(&self, path: &str) -> String {
+        let bytes = fs::read(self.at(path)).unwrap_or_else(|e| panic!("reading {path}: {e}"));
+        String::from_utf8(bytes).expect("text")
+    }
+
+    /// Makes or overwrites a file in the merged tree.
+    #[track_caller]
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        fs::write(self.at(path), text).unwrap_or_else(|e| panic!("writing {path}: {e}"));
+    }
+
+    /// Appends to a file in the merged tree.
+    #[track_caller]
+    pub(crate) fn append(&self, path: &str, text: &str) {
+        use std::io::Write;
+        let file = fs::OpenOptions::new().append(true).open(self.at(path));
+        let mut file = file.unwrap_or_else(|e| panic!("opening {path}: {e}"));
+        file.write_all(text.as_bytes())
+            .unwrap_or_else(|e| panic!("appending {path}: {e}"));
+    }
+
+    /// Whether the merged tree has this name.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.at(path)).is_ok()
+    }
+
+    /// Mounts; remembers what the lower layers hold.
+    #[track_caller]
+    pub(crate) fn mount(&self) {
+        if let Err(why) = self.try_mount() {
+            panic!("mount: {why}");
+        }
+    }
+
+    /// As [`Tree::mount`], with the error as text.
+    pub(crate) fn try_mount(&self) -> Result<(), String> {
+        assert!(!self.mounted.get(), "mounted already");
+        if self.check_lowers.get() && self.lowers.borrow().is_empty() {
+            let lowers = (0..self.layers.get()).map(|index| self.dir.join(format!("l{index}")));
+            *self.lowers.borrow_mut() = lowers.map(|l| (l.clone(), Snapshot::of(&l))).collect();
+        }
+        match self.carrier.get() {
+            Carrier::Kernel => self.mount_kernel()?,
+            Carrier::Fuse => self.mount_fuse()?,
+        }
+        self.mounted.set(true);
+        Ok(())
+    }
+
+    /// Unmounts and mounts again.
+    #[track_caller]
+    pub(crate) fn remount(&self) {
+        self.umount();
+        self.mount();
+    }
+
+    /// Unmounts; everything is written then.
+    #[track_caller]
+    pub(crate) fn umount(&self) {
+        let target = self.at("");
+        let mut patience = 500;
+        let done = loop {
+            let done = match self.carrier.get() {
+                Carrier::Kernel => umount2(&target, MntFlags::empty()).map_err(|e| e.to_string()),
+                Carrier::Fuse => self.overfall(&[OsString::from("umount"), target.clone().into()]),
+            };
+            // Another test's thread may be between fork and exec, and its child then holds a copy
+            // of every descriptor for a moment.
+            let busy = done.as_ref().is_err_and(|why| why.contains("busy"));
+            if !busy || patience == 0 {
+                break done;
+            }
+            patience -= 1;
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        };
+        if let Err(why) = done {
+            panic!("umount: {why}");
+        }
+        self.mounted.set(false);
+    }
+
+    /// Writes the merged tree's dirty data to the layers.
+    pub(crate) fn flush(&self) {
+        if self.mounted.get() {
+            let root = File::open(self.at("")).expect("the mount's root");
+            rustix::fs::syncfs(root).expect("syncfs");
+        }
+    }
+
+    /// What must hold after every test: it unmounts, the work directory is clean and no lower
+    /// layer has changed.
+    pub(crate) fn finish(&self) {
+        if self.mounted.get() {
+            self.umount();
+        }
+        for (path, before) in self.lowers.borrow().iter() {
+            before.assert_same("lower before", &Snapshot::of(path), "lower after");
+        }
+        if self.carrier.get() == Carrier::Fuse && self.work("work").exists() {
+            assert_eq!(
+                sketch(&self.work("work")),
+                [""; 0],
+                "left in the work directory"
+            );
+        }
+    }
+
+    /// Ends what a stuck or failed test left: never blocks.
+    pub(crate) fn abandon(dir: &Path) {
+        let target = dir.join("m");
+        let _ = umount2(&target, MntFlags::MNT_FORCE);
+        let _ = umount2(&target, MntFlags::MNT_DETACH);
+    }
+
+    fn layer_options(&self) -> Vec<(&'static str, OsString)> {
+        let lowers =
+            (0..self.layers.get()).map(|i| self.dir.join(format!("l{i}")).into_os_string());
+        let lowers: Vec<_> = lowers.map(OsString::into_vec).collect();
+        let mut options = vec![("lowerdir", OsString::from_vec(lowers.join(&b':')))];
+        if !self.read_only.get() {
+            options.push(("upperdir", self.dir.join("u").into()));
+            options.push(("workdir", self.dir.join("w").into()));
+        }
+        options
+    }
+
+    fn option_string(&self, extra: &[&str]) -> OsString {
+        let mut options: Vec<Vec<u8>> = self
+            .layer_options()
+            .into_iter()
+            .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+            .collect();
+        options.extend(
+            self.options
+                .borrow()
+                .iter()
+                .map(|option| option.clone().into_bytes()),
+        );
+        options.extend(extra.iter().map(|option| option.as_bytes().to_vec()));
+        if self.userxattr.get() {
+            options.push(b"userxattr".to_vec());
+        }
+        OsString::from_vec(options.join(&b','))
+    }
+
+    fn mount_kernel(&self) -> Result<(), String> {
+        let target = self.dir.join("m");
+        // What a machine's defaults may turn on, and the FUSE server never does.
+        let plain: &[&str] = if self.userxattr.get() {
+            &["index=off", "xino=off"]
+        } else {
+            &[
+                "index=off",
+                "xino=off",
+                "redirect_dir=nofollow",
+                "metacopy=off",
+            ]
+        };
+        let options = self.option_string(plain);
+        if options.len() > 4000 {
+            return self
+                .mount_kernel_by_parts(&target)
+                .map_err(|e| e.to_string());
+        }
+        mount(
+            Some("overlay"),
+            &target,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(&*options),
+        )
+        .map_err(|e| e.to_string())
+    }
+
+    /// mount(2) takes one page of options; more layers than that go through fsconfig(2).
+    fn mount_kernel_by_parts(&self, target: &Path) -> rustix::io::Result<()> {
+        let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for index in 0..self.layers.get() {
+            let layer = self.dir.join(format!("l{index}"));
+            rustix::mount::fsconfig_set_string(&fs, "lowerdir+", layer.as_os_str())?;
+        }
+        for (name, value) in &self.layer_options()[1..] {
+            rustix::mount::fsconfig_set_string(&fs, *name, value.as_os_str())?;
+        }
+        if self.userxattr.get() {
+            rustix::mount::fsconfig_set_flag(&fs, "userxattr")?;
+        }
+        rustix::mount::fsconfig_create(&fs)?;
+        let mount =
+            rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&mount, "", CWD, target, flags)
+    }
+
+    fn mount_fuse(&self) -> Result<(), String> {
+        let extra: &[&str] = if self.real_root {
+            &["allow_other"]
+        } else {
+            &[]
+        };
+        self.overfall(&[
+            "mount".into(),
+            "--backend".into(),
+            "fuse".into(),
+            "-o".into(),
+            self.option_string(extra),
+            self.dir.join("m").into(),
+        ])
+    }
+
+    /// Runs the real binary. Its output goes to a file: a server that keeps the descriptor must
+    /// not hang the test that waits for the end of a pipe.
+    fn overfall(&self, arguments: &[OsString]) -> Result<(), String> {
+        let log = self.dir.join("overfall.log");
+        let output = File::create(&log).map_err(|e| e.to_string())?;
+        let status = Command::new(super::suite::overfall_binary())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(|e| e.to_string())?)
+            .stderr(output)
+            .status()
+            .map_err(|e| format!("overfall: {e}"))?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        Err(format!("overfall: {status}: {}", said.trim()))
+    }
+}
+
+fn join(root: &Path, path: &str) -> PathBuf {
+    if path.is_empty() {
+        root.to_path_buf()
+    } else {
+        root.join(path)
+    }
+}

@@ -1,0 +1,21 @@
+//! The merged tree on real mounts: every test runs on the kernel's overlay, which proves that it
+//! asks for the right thing, and on overfall's FUSE server; as root and as a plain user in a
+//! namespace. Names are `VARIANT::MODULE::TEST`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+macro_rules! modules {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+
+        fn main() -> std::process::ExitCode {
+            common::suite::main(&[$((stringify!($name), $name::CASES)),*])
+        }
+    };
+}
+
+modules! {
+    attr, copyup, create, identity, io, layers, link, locks, lookup, open_handles, readdir, remove, rename, special,
+    xattr,
+}
