@@ -546,12 +546,12 @@ impl Filesystem for Server {
         );
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.serve(
             Op::Listxattr,
             node(ino),
             reply,
-            |tree| tree.listxattr(node(ino)),
+            |tree| tree.listxattr(convert::caller(request), node(ino)),
             |reply, names| sized(reply, size, &names),
         );
     }

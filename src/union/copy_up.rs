@@ -39,6 +39,13 @@ struct Copy<'w> {
     file: Arc<OpenFile>,
 }
 
+/// Whether a copy has the owner that it should show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Given,
+    ToBeRecorded,
+}
+
 impl Union {
     /// The upper layer's work directory, or `EROFS` for a mount without one.
     pub(super) fn work(&self) -> Outcome<&Work> {
@@ -166,12 +173,17 @@ impl Union {
             temp,
             file: OpenFile::new(fd, access),
         };
-        // After the data: a write takes security.capability off.
+        // The attributes come after data and owner, which take security.capability off, and
+        // before the mode, which may forbid setting them.
+        let mut owner = self.give_owner(work, &copy, shown)?;
+        if substitute {
+            owner = Owner::ToBeRecorded;
+        }
         self.copy_xattrs(work, spot, &copy)?;
         if kind == FileKind::Directory || stat.st_nlink == 1 {
             self.mark_origin(work, &copy)?;
         }
-        self.give_owner(work, &copy, shown, substitute)?;
+        self.give_mode(work, &copy, shown, owner)?;
         let times = times_of(stat);
         copy_spot(&copy)
             .set_times(&times)
@@ -242,27 +254,25 @@ impl Union {
         }
     }
 
-    /// Gives the copy the owner and mode of the original, or records them.
-    fn give_owner(
-        &self,
-        work: &Work,
-        copy: &Copy<'_>,
-        shown: &Attr,
-        substitute: bool,
-    ) -> Outcome<()> {
-        let spot = copy_spot(copy);
-        let mut given = spot.chown(Some(shown.uid), Some(shown.gid));
-        if given.is_ok() && shown.kind != FileKind::Symlink {
-            given = spot.chmod(u32::from(shown.perm));
-        }
-        match given {
-            Ok(()) if !substitute => Ok(()),
-            Ok(()) | Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
-                self.write_record(&spot, shown)
-            }
-            Ok(()) => Ok(()),
+    /// Gives the copy the owner of the original; says whether it has to be recorded instead.
+    fn give_owner(&self, work: &Work, copy: &Copy<'_>, shown: &Attr) -> Outcome<Owner> {
+        match copy_spot(copy).chown(Some(shown.uid), Some(shown.gid)) {
+            Ok(()) => Ok(Owner::Given),
+            Err(Errno::PERM | Errno::INVAL) if self.owners.records() => Ok(Owner::ToBeRecorded),
             Err(errno) => Err(work.fault("copy-up: giving the owner", errno)),
         }
+    }
+
+    fn give_mode(&self, work: &Work, copy: &Copy<'_>, shown: &Attr, owner: Owner) -> Outcome<()> {
+        let spot = copy_spot(copy);
+        if owner == Owner::ToBeRecorded {
+            self.write_record(&spot, shown)?;
+        }
+        if shown.kind == FileKind::Symlink {
+            return Ok(());
+        }
+        spot.chmod(u32::from(shown.perm))
+            .map_err(|errno| work.fault("copy-up: giving the mode", errno))
     }
 
     /// Writes what an object should look like where it can't.

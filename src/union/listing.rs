@@ -302,10 +302,7 @@ impl Union {
             fs: real.id.fs,
             ino,
         };
-        let may_be_xattr_whiteout = match real.layer {
-            LayerIndex::Lower(layer) => self.xattr_whiteouts[usize::from(layer)],
-            LayerIndex::Upper => false,
-        };
+        let may_be_xattr_whiteout = self.may_hold_xattr_whiteouts(real.layer);
         let look = match file_type {
             FileType::CharacterDevice | FileType::Unknown => true,
             // The kernel looks only where the directory says that there may be some.

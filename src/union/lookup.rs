@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::Stat;
 
@@ -15,7 +16,7 @@ use super::node::{DirPart, Link, Node, Real, State};
 use super::table::Key;
 use super::types::{Attr, Entry, Fault, FileKind, Ino, NodeId};
 use super::{DirNode, Outcome, Union};
-use crate::format::{self, OPAQUE};
+use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
 use crate::sys::{Errno, xattr};
 
 /// What a name is, in the layers.
@@ -170,10 +171,7 @@ impl Union {
         name: &OsStr,
         stat: &Stat,
     ) -> Outcome<bool> {
-        let LayerIndex::Lower(layer) = real.layer else {
-            return Ok(false);
-        };
-        if !self.xattr_whiteouts[usize::from(layer)]
+        if !self.may_hold_xattr_whiteouts(real.layer)
             || FileKind::of_mode(stat.st_mode) != FileKind::Regular
             || stat.st_size != 0
         {
@@ -189,8 +187,12 @@ impl Union {
             Err(fault) => return Err(fault),
         };
         let attr = |attr| xattr::fget(file.as_fd(), attr).ok();
-        if attr(self.namespace.opaque()).as_deref() == Some(OPAQUE) {
-            return Ok(Merge::Stops(Some(file)));
+        match (attr(self.namespace.opaque()).as_deref(), real.layer) {
+            (Some(OPAQUE), _) => return Ok(Merge::Stops(Some(file))),
+            (Some(MAY_HOLD_XATTR_WHITEOUTS), LayerIndex::Lower(layer)) => {
+                self.xattr_whiteouts[usize::from(layer)].store(true, Ordering::Relaxed);
+            }
+            _ => {}
         }
         if attr(self.namespace.redirect()).is_some() {
             // Merging by another name was not asked for; the kernel refuses, too.

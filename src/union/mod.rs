@@ -28,13 +28,14 @@ mod work;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Stat;
 
 use crate::format::XattrNamespace;
 use crate::format::override_stat::{self, OverrideStat};
 use crate::sys::Errno;
-use layer::{Ground, RealDir, RealId};
+use layer::{Ground, LayerIndex, RealDir, RealId};
 use listing::Listings;
 use locks::OrderedRwLock;
 use node::{DirPart, Node, Real};
@@ -60,8 +61,8 @@ pub struct Union {
     work: Option<Work>,
     namespace: XattrNamespace,
     owners: OwnerPolicy,
-    /// For each lower layer: whether its root says that it may hold xattr-whiteouts.
-    xattr_whiteouts: Vec<bool>,
+    /// For each lower layer: whether a directory of it said that it may hold xattr-whiteouts.
+    xattr_whiteouts: Vec<AtomicBool>,
     /// Numbers of the copied-up files of this mount, by what they are in the upper layer.
     origins: OrderedRwLock<HashMap<RealId, Ino>>,
 }
@@ -94,6 +95,16 @@ impl Union {
             self.ground.descriptors.remove(node.slot);
             if node.dir.is_some() {
                 self.listings.drop_listing(node.id);
+            }
+        }
+    }
+
+    /// Whether names of this layer may be whited out by an attribute.
+    fn may_hold_xattr_whiteouts(&self, layer: LayerIndex) -> bool {
+        match layer {
+            LayerIndex::Upper => false,
+            LayerIndex::Lower(index) => {
+                self.xattr_whiteouts[usize::from(index)].load(Ordering::Relaxed)
             }
         }
     }
@@ -187,8 +198,11 @@ impl Union {
     fn attr_of(&self, node: &Node, spot: &Spot, stat: &Stat) -> Attr {
         let record = self.record_at(spot, stat);
         let mut attr = self.owners.show(node.state.read().ino, stat, record);
-        if node.dir.as_ref().is_some_and(|dir| dir.is_merged()) {
-            attr.nlink = 1;
+        match &node.dir {
+            Some(dir) if dir.is_merged() => attr.nlink = 1,
+            // The lower file is still there, for us alone.
+            None if !node.state.read().named && !node.is_upper() => attr.nlink = 0,
+            _ => {}
         }
         attr
     }

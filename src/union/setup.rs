@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 use rustix::mount::OpenTreeFlags;
@@ -89,7 +90,8 @@ impl Union {
         let mut xattr_whiteouts = Vec::new();
         for (index, (fd, path)) in lowers.into_iter().zip(&options.lower).enumerate() {
             let marked = xattr::fget(fd.as_fd(), namespace.opaque()).ok();
-            xattr_whiteouts.push(marked.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS));
+            let may = marked.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS);
+            xattr_whiteouts.push(AtomicBool::new(may));
             let layer = LayerIndex::Lower(index as u16);
             let dir = RealDir::root(&ground, layer, fd).context("stat of a lower layer", path)?;
             lower_dirs.push(dir);

@@ -26,8 +26,8 @@ impl Union {
             .map_err(|errno| spot.fault("getxattr", errno).named(name))
     }
 
-    /// The names of the extended attributes, each ended by a NUL.
-    pub fn listxattr(&self, id: NodeId) -> Outcome<Vec<u8>> {
+    /// The names of the extended attributes that the caller may see, each ended by a NUL.
+    pub fn listxattr(&self, caller: Caller, id: NodeId) -> Outcome<Vec<u8>> {
         let node = self.node(id)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let stored = spot
@@ -39,7 +39,9 @@ impl Union {
             .filter(|name| !name.is_empty())
         {
             let name = OsStr::from_bytes(name);
-            if self.is_record(name) {
+            // The kernel shows trusted.* to who has CAP_SYS_ADMIN; FUSE tells us only the uid.
+            let withheld = caller.uid != 0 && name.as_bytes().starts_with(b"trusted.");
+            if withheld || self.is_record(name) {
                 continue;
             }
             if let Visible::As(shown) = self.namespace.show(name) {
