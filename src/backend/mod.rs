@@ -167,7 +167,7 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
             .at(&overlay.target)
             .errno(crate::sys::from_io(&error))
     })?;
-    let choice = choose::choose(&overlay)?;
+    let choice = choose::choose(&overlay);
     let held = match choice.carrier {
         Carrier::Native => {
             native::mount(&overlay)?;
@@ -175,9 +175,7 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
         }
         Carrier::Fuse => {
             if let Some(option) = overlay.options.unsupported_by_fuse() {
-                return Err(Error::usage("choosing the backend")
-                    .because(format!("the FUSE server doesn't carry out `{option}`"))
-                    .remedy("leave the option out, or use `--backend native`"));
+                return Err(not_by_fuse(option, choice.why_not_native));
             }
             Held::Fuse(fuse::mount(&overlay, &target, log)?)
         }
@@ -188,4 +186,14 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
         held,
         why_not_native: choice.why_not_native,
     })
+}
+
+fn not_by_fuse(option: &str, why_not_native: Option<String>) -> Error {
+    let why = match why_not_native {
+        Some(why) => format!("only the kernel's overlay knows `{option}`, and {why}"),
+        None => format!("the FUSE server doesn't carry out `{option}`"),
+    };
+    Error::usage("choosing the backend")
+        .because(why)
+        .remedy("leave the option out, or use `--backend native`")
 }

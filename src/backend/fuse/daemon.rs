@@ -66,8 +66,7 @@ fn mounter(job: &Job, report: BorrowedFd<'_>) -> u8 {
 fn hand_over(job: &Job, report: BorrowedFd<'_>) -> Result<()> {
     detach_from_caller().context(STEP, &job.target)?;
     let (here, there) = Peer::pair().context(STEP, &job.target)?;
-    process::fork(|| server(job, report, &there)).context(STEP, &job.target)?;
-    drop(there);
+    process::fork(move || server(job, report, there)).context(STEP, &job.target)?;
     if !here.wait() {
         // The server has told the caller why.
         return Ok(());
@@ -82,14 +81,14 @@ fn hand_over(job: &Job, report: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// The process that serves.
-fn server(job: &Job, report: BorrowedFd<'_>, mounter: &Peer) -> u8 {
+fn server(job: &Job, report: BorrowedFd<'_>, mounter: Peer) -> u8 {
     match serve(job, report, mounter) {
         Ok(()) => 0,
         Err(error) => tell(report, error),
     }
 }
 
-fn serve(job: &Job, report: BorrowedFd<'_>, mounter: &Peer) -> Result<()> {
+fn serve(job: &Job, report: BorrowedFd<'_>, mounter: Peer) -> Result<()> {
     process::close_others(&[report, mounter.descriptor()]);
     shed(job.log).context(STEP, &job.target)?;
     let own_mounts = job.privilege != Privilege::None && leave_mounts(job);

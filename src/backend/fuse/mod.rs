@@ -64,7 +64,8 @@ pub(super) fn mount(overlay: &Overlay, target: &Path, log: Log) -> Result<Server
     let job = daemon::Job {
         setup: Setup {
             options,
-            ..Setup::default()
+            owners: overlay.owners,
+            target: Some(target.to_path_buf()),
         },
         target: target.to_path_buf(),
         privilege,

@@ -35,7 +35,7 @@ pub(super) fn run(
     job: &Job,
     own_mounts: bool,
     report: BorrowedFd<'_>,
-    mounter: &Peer,
+    mounter: Peer,
 ) -> Result<()> {
     let at = &job.target;
     let tree = Arc::new(Union::open(&job.setup)?);
@@ -64,6 +64,7 @@ pub(super) fn run(
         .spawn(move || shutdown.on_signals(&ending))
         .map_err(|error| Error::system(STEP).at(at).errno(from_io(&error)))?;
     mounter.reached().context(STEP, at)?;
+    drop(mounter);
     let ready = Report::Ready(std::process::id()).send(report);
     if let Err(error) = ready {
         log::debug!("the caller has gone: {error}");
