@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::End;
+use crate::options::MountFlags;
 use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
 use crate::union::Setup;
@@ -61,6 +62,9 @@ pub(super) fn mount(overlay: &Overlay, target: &Path, log: Log) -> Result<Server
     let mut options = overlay.options.clone();
     // `trusted.` attributes can be had by the machine's root alone.
     options.userxattr |= privilege.needs_userxattr();
+    if options.upper.is_none() {
+        options.flags |= MountFlags::RO;
+    }
     let job = daemon::Job {
         setup: Setup {
             options,
