@@ -73,11 +73,7 @@ pub(super) struct Args {
     verbose: bool,
 
     /// The command and its arguments [default: $SHELL, or /bin/sh]
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 

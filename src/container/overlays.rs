@@ -181,15 +181,26 @@ fn mount_one(
     })
 }
 
-/// The kernel's overlay can't change a file whose owner isn't mapped, and the trial of the
-/// backend can't see that: it works with files of its own. So a fake root gets FUSE where the
-/// layers have such files.
+/// What the trial of the backend can't see, because it works with files of its own: the kernel's
+/// overlay can't change a file whose owner isn't mapped, so a fake root gets FUSE where the layers
+/// have such files.
 fn backend_for(lowers: &[PathBuf], policy: Policy) -> Backend {
     let foreign = || lowers.iter().any(|lower| has_unmapped_owners(lower));
     match (policy.backend, policy.owners) {
+        (Backend::Auto, _) if one_contains_another(lowers) => Backend::Fuse,
         (Backend::Auto, Owners::FakeRoot) if foreign() => Backend::Fuse,
         (backend, _) => backend,
     }
+}
+
+/// The kernel's overlay refuses a lower layer inside of another (`ELOOP`); with `/` as the lowest
+/// that is every directory of the same file system.
+fn one_contains_another(lowers: &[PathBuf]) -> bool {
+    let inside = |lower: &PathBuf| {
+        let others = lowers.iter().filter(|other| *other != lower);
+        others.into_iter().any(|other| lower.starts_with(other))
+    };
+    lowers.iter().any(inside)
 }
 
 /// What an owner without a mapping is shown as, unless the machine is set otherwise.
