@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use log::debug;
+use log::info;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
@@ -233,14 +233,14 @@ fn write_map(program: &str, target: Pid, map: &IdMap) -> bool {
     match done {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            debug!(
+            info!(
                 "{program}: {}; only one id is mapped",
                 String::from_utf8_lossy(&output.stderr).trim()
             );
             false
         }
         Err(error) => {
-            debug!("{program}: {error}; only one id is mapped");
+            info!("{program}: {error}; only one id is mapped");
             false
         }
     }

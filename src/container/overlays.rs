@@ -16,7 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 use rustix::fs::{Dir, Mode, OFlags, StatVfsMountFlags};
 
 use super::mountinfo::{Mount, Mounts};
@@ -173,7 +173,11 @@ fn mount_one(
         }
     });
     let mounted = overlay.mount()?;
-    debug!("{}: carried by {}", target.display(), mounted.backend());
+    let carrier = mounted.backend();
+    match mounted.why_not_native() {
+        Some(why) => info!("/{}: carried by {carrier}: {why}", inside.display()),
+        None => info!("/{}: carried by {carrier}", inside.display()),
+    }
     Ok(Piece {
         mounted,
         layers,
