@@ -25,7 +25,7 @@ pub(crate) fn a_kept_upper_is_used_once_at_a_time(way: &Way) {
     let ready = way.plant_dir("ready");
     let home = way.home.to_string_lossy();
     let options = ["--bind", &home, "--keep", &keep];
-    let mut child = way.start(&options, &format!("rmdir {ready}; read x < {home}/fifo"));
+    let mut child = way.start(&options, &format!("rmdir {ready}; exec sleep 1000"));
     eventually("the command runs", || !fs::exists(&ready).unwrap());
     let ran = way.run(&["--keep", &keep], &["true"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
