@@ -68,21 +68,12 @@ pub(super) struct Args {
     #[arg(long, help_heading = "The command")]
     as_user: bool,
 
-    /// Say what is done, on stderr
-    #[arg(short, long)]
-    verbose: bool,
-
     /// The command and its arguments [default: $SHELL, or /bin/sh]
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
-    start_log(args.verbose);
     let summary_wanted = std::io::stderr().is_terminal();
     let mut run = plan(args)?;
     if summary_wanted {
@@ -142,17 +133,4 @@ fn say(report: &Report) {
         // A terminal that has gone doesn't change how the command ended.
         let _ = writeln!(std::io::stderr(), "{start}overfall: {carrier}; {changes}");
     }
-}
-
-fn start_log(verbose: bool) {
-    let level = if verbose {
-        log::LevelFilter::Debug
-    } else {
-        log::LevelFilter::Warn
-    };
-    // A logger that is there already is the caller's choice.
-    let _ = env_logger::Builder::new()
-        .filter_level(level)
-        .format(|out, record| writeln!(out, "overfall: {}", record.args()))
-        .try_init();
 }

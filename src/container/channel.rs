@@ -1,8 +1,10 @@
 //! What the runner and init say to each other, over a socket pair. Each also notices by it when
 //! the other has ended.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
+
+use rustix::net::SendFlags;
 
 /// From the runner to init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +77,9 @@ impl Message for News {
 }
 
 /// Sends; a peer that has gone is noticed by [`receive`].
-pub(super) fn send(mut to: &UnixStream, message: impl Message) {
-    // Nobody is there to tell about a failure.
-    let _ = to.write_all(&message.encode());
+pub(super) fn send(to: &UnixStream, message: impl Message) {
+    // Two bytes are sent together or not at all, and nobody is there to tell about a failure.
+    let _ = rustix::net::send(to, &message.encode(), SendFlags::NOSIGNAL);
 }
 
 /// Waits for a message; `None` when the peer has gone.

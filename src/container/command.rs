@@ -151,8 +151,13 @@ impl Command {
             match start(&candidate, &words, &env) {
                 Ok(never) => match never {},
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-                // As execvp(3): go on, but don't call it missing in the end.
-                Err(Errno::EACCES) => failure = Errno::EACCES,
+                // In a directory that is closed to us: not there for us. Else: go on, but don't
+                // call it missing in the end.
+                Err(Errno::EACCES) => {
+                    if rustix::fs::stat(candidate.as_slice()).is_ok() {
+                        failure = Errno::EACCES;
+                    }
+                }
                 Err(errno) => return Err(errno),
             }
         }

@@ -53,6 +53,43 @@ impl IdMap {
         map
     }
 
+    /// `own` stays itself, and the ids around it stand for `ranges`, one after the other.
+    pub fn keep_id(own: u32, ranges: &[(u32, u32)]) -> Self {
+        let mut map = Self(Vec::new());
+        let mut inside: u32 = 0;
+        // One range may come in two parts, and one line is for `own`.
+        for &(mut outside, mut count) in ranges.iter().take(MAX_RANGES - 2) {
+            while count > 0 && inside < u32::MAX {
+                let room = match inside.cmp(&own) {
+                    std::cmp::Ordering::Less => own - inside,
+                    std::cmp::Ordering::Equal => {
+                        inside += 1;
+                        continue;
+                    }
+                    std::cmp::Ordering::Greater => u32::MAX - inside,
+                };
+                let part = count.min(room);
+                map.0.push(IdRange {
+                    inside,
+                    outside,
+                    count: part,
+                });
+                inside += part;
+                outside += part;
+                count -= part;
+            }
+        }
+        map.0.insert(
+            0,
+            IdRange {
+                inside: own,
+                outside: own,
+                count: 1,
+            },
+        );
+        map
+    }
+
     /// Whether it maps one id only, which needs no help from newuidmap(1).
     pub fn is_single(&self) -> bool {
         matches!(self.0.as_slice(), [range] if range.count == 1)
@@ -122,6 +159,18 @@ mod tests {
             [(100_000, 65536), (300_000, 10)]
         );
         assert_eq!(parse_subordinate(text, None, 5), []);
+    }
+
+    #[test]
+    fn an_id_that_is_kept_is_left_out_of_the_ranges() {
+        let map = IdMap::keep_id(1001, &[(100_000, 500), (200_000, 600)]);
+        assert_eq!(
+            map.to_text(),
+            "1001 1001 1\n0 100000 500\n500 200000 501\n1002 200501 99\n"
+        );
+        assert_eq!(map.first_only(), IdMap::single(1001, 1001));
+        assert_eq!(IdMap::keep_id(5, &[]), IdMap::single(5, 5));
+        assert_eq!(IdMap::keep_id(0, &[(7, 2)]).to_text(), "0 0 1\n1 7 2\n");
     }
 
     #[test]

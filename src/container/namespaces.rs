@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use log::debug;
+use log::info;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
@@ -48,13 +48,15 @@ impl Standing {
     }
 }
 
-/// Who a plain user is in the namespace.
+/// Who a plain user is in the namespace. The subordinate ids, where there are some, are the other
+/// users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Identity {
-    /// Root there; the subordinate ids, where there are some, are the other users.
+    /// Root there.
     #[default]
     FakeRoot,
-    /// Oneself; nobody else is mapped.
+    /// Oneself. Root is another there, and only where the user has subordinate ids: without them
+    /// nothing can be written in a directory of root's, not even in /tmp.
     Oneself,
 }
 
@@ -92,16 +94,12 @@ fn refused_mount(standing: Standing, errno: Errno) -> Error {
 
 fn enter_user_namespace(identity: Identity) -> Result<()> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let (users, groups) = match identity {
-        Identity::Oneself => (
-            IdMap::single(uid.as_raw(), uid.as_raw()),
-            IdMap::single(gid.as_raw(), gid.as_raw()),
-        ),
-        Identity::FakeRoot => (
-            IdMap::fake_root(uid.as_raw(), &subordinate(Path::new("/etc/subuid"), uid)),
-            IdMap::fake_root(gid.as_raw(), &subordinate(Path::new("/etc/subgid"), uid)),
-        ),
+    let map = match identity {
+        Identity::Oneself => IdMap::keep_id,
+        Identity::FakeRoot => IdMap::fake_root,
     };
+    let users = map(uid.as_raw(), &subordinate(Path::new("/etc/subuid"), uid));
+    let groups = map(gid.as_raw(), &subordinate(Path::new("/etc/subgid"), uid));
     // The helpers must be started by a process that stays outside.
     let helper = MapHelper::start(&users, &groups)?;
     unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
@@ -233,14 +231,14 @@ fn write_map(program: &str, target: Pid, map: &IdMap) -> bool {
     match done {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            debug!(
+            info!(
                 "{program}: {}; only one id is mapped",
                 String::from_utf8_lossy(&output.stderr).trim()
             );
             false
         }
         Err(error) => {
-            debug!("{program}: {error}; only one id is mapped");
+            info!("{program}: {error}; only one id is mapped");
             false
         }
     }

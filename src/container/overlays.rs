@@ -16,7 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 use rustix::fs::{Dir, Mode, OFlags, StatVfsMountFlags};
 
 use super::mountinfo::{Mount, Mounts};
@@ -173,7 +173,11 @@ fn mount_one(
         }
     });
     let mounted = overlay.mount()?;
-    debug!("{}: carried by {}", target.display(), mounted.backend());
+    let carrier = mounted.backend();
+    match mounted.why_not_native() {
+        Some(why) => info!("/{}: carried by {carrier}: {why}", inside.display()),
+        None => info!("/{}: carried by {carrier}", inside.display()),
+    }
     Ok(Piece {
         mounted,
         layers,
@@ -181,15 +185,26 @@ fn mount_one(
     })
 }
 
-/// The kernel's overlay can't change a file whose owner isn't mapped, and the trial of the
-/// backend can't see that: it works with files of its own. So a fake root gets FUSE where the
-/// layers have such files.
+/// What the trial of the backend can't see, because it works with files of its own: the kernel's
+/// overlay can't change a file whose owner isn't mapped, so a fake root gets FUSE where the layers
+/// have such files.
 fn backend_for(lowers: &[PathBuf], policy: Policy) -> Backend {
     let foreign = || lowers.iter().any(|lower| has_unmapped_owners(lower));
     match (policy.backend, policy.owners) {
+        (Backend::Auto, _) if one_contains_another(lowers) => Backend::Fuse,
         (Backend::Auto, Owners::FakeRoot) if foreign() => Backend::Fuse,
         (backend, _) => backend,
     }
+}
+
+/// The kernel's overlay refuses a lower layer inside of another (`ELOOP`); with `/` as the lowest
+/// that is every directory of the same file system.
+fn one_contains_another(lowers: &[PathBuf]) -> bool {
+    let inside = |lower: &PathBuf| {
+        let others = lowers.iter().filter(|other| *other != lower);
+        others.into_iter().any(|other| lower.starts_with(other))
+    };
+    lowers.iter().any(inside)
 }
 
 /// What an owner without a mapping is shown as, unless the machine is set otherwise.

@@ -140,7 +140,7 @@ impl Run {
         let standing = Standing::of_self();
         let policy = Policy {
             backend: self.backend,
-            owners: owners(standing, self.identity),
+            owners: owners(standing),
         };
         namespaces::enter(standing, self.identity)?;
         let scratch = match &self.state {
@@ -237,10 +237,11 @@ fn start(init: Init, scratch: &Scratch, signals: &Signals, terminal: Terminal) -
     until_end(pid, &ours, signals, terminal)
 }
 
-fn owners(standing: Standing, identity: Identity) -> Owners {
-    match (standing, identity) {
-        (Standing::Root, _) | (Standing::Plain, Identity::Oneself) => Owners::Real,
-        (Standing::Plain, Identity::FakeRoot) | (Standing::NamespaceRoot, _) => Owners::FakeRoot,
+/// In a user namespace most owners of the machine aren't mapped, whoever one is in there.
+fn owners(standing: Standing) -> Owners {
+    match standing {
+        Standing::Root => Owners::Real,
+        Standing::Plain | Standing::NamespaceRoot => Owners::FakeRoot,
     }
 }
 
