@@ -17,7 +17,7 @@ use super::descriptors::Access;
 use super::layer::{LayerIndex, RealDir, RealId};
 use super::locks::{OrderedMutex, Rank};
 use super::node::{DirPart, Node};
-use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId};
+use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId, Place};
 use super::{DirNode, Outcome, Union};
 use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
 use crate::sys::{Errno, tree};
@@ -253,11 +253,24 @@ impl Union {
     }
 
     /// Whether a directory shows no name at all. The caller holds its names.
+    ///
+    /// A fake root may remove what it may not read: a lower directory that keeps its names from
+    /// us counts as empty for it, or `rm -rf` could do nothing about it.
     pub(super) fn is_empty(&self, node: &Node, dir: &DirPart) -> Outcome<bool> {
         if let Some(listing) = self.listings.get(node.id) {
             return Ok(listing.lock().names.is_empty());
         }
-        Ok(self.build_listing(dir)?.names.is_empty())
+        match self.build_listing(dir) {
+            Ok(listing) => Ok(listing.names.is_empty()),
+            Err(fault)
+                if fault.errno == Errno::ACCESS
+                    && matches!(fault.place, Place::Lower(_))
+                    && self.owners.records() =>
+            {
+                Ok(true)
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     fn build_listing(&self, dir: &DirPart) -> Outcome<Listing> {
@@ -272,7 +285,20 @@ impl Union {
         let mut decided: HashMap<OsString, ()> = HashMap::new();
         for (index, real) in layers.iter().enumerate() {
             let is_last = index + 1 == layers.len();
-            for (name, file_type, ino) in read_real(real)? {
+            let names = match read_real(real) {
+                Ok(names) => names,
+                // A fake root's own names in a directory that it may not read.
+                Err(fault)
+                    if fault.errno == Errno::ACCESS
+                        && index > 0
+                        && dir.upper.get().is_some()
+                        && self.owners.records() =>
+                {
+                    continue;
+                }
+                Err(fault) => return Err(fault),
+            };
+            for (name, file_type, ino) in names {
                 if decided.contains_key(&name) || listing.contains(&name) {
                     continue;
                 }

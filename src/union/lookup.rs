@@ -144,8 +144,12 @@ impl Union {
         from: usize,
     ) -> Outcome<Option<(u16, Stat)>> {
         for (slot, real) in dir.lowers.iter().enumerate().skip(from) {
-            let Some(stat) = real.stat(name)? else {
-                continue;
+            let stat = match real.stat(name) {
+                Ok(Some(stat)) => stat,
+                Ok(None) => continue,
+                // What is in there is nobody's business, but a fake root may put its own beside.
+                Err(fault) if fault.errno == Errno::ACCESS && self.owners.records() => continue,
+                Err(fault) => return Err(fault),
             };
             if format::is_whiteout(stat.st_mode, stat.st_rdev)
                 || self.is_xattr_whiteout(real, name, &stat)?
