@@ -19,7 +19,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
-pub use layers::check_layers;
+pub use layers::{check_layers, check_layers_for_kernel};
 pub(crate) use write::escaped;
 
 /// The most lower layers that one mount may have, data-only layers included: the kernel's limit.

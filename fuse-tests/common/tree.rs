@@ -35,6 +35,8 @@ pub(crate) struct Tree {
     mounted: Cell<bool>,
     lowers: RefCell<Vec<(PathBuf, Snapshot)>>,
     check_lowers: Cell<bool>,
+    small_disk: Cell<bool>,
+    foreign_upper: RefCell<Option<PathBuf>>,
 }
 
 impl Tree {
@@ -54,6 +56,8 @@ impl Tree {
             mounted: Cell::new(false),
             lowers: RefCell::default(),
             check_lowers: Cell::new(true),
+            small_disk: Cell::new(false),
+            foreign_upper: RefCell::default(),
         }
     }
 
@@ -91,6 +95,68 @@ impl Tree {
     /// them on purpose.
     pub(crate) fn lowers_may_change(&self) {
         self.check_lowers.set(false);
+    }
+
+    /// Puts upper and work directory on a file system of their own, of this size.
+    pub(crate) fn upper_on_a_disk_of(&self, size: &str) {
+        let disk = self.beside("disk");
+        fs::create_dir(&disk).expect("the disk's directory");
+        let options = format!("size={size},mode=755");
+        mount(
+            Some("tmpfs"),
+            &disk,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(&*options),
+        )
+        .unwrap_or_else(|e| super::skip(format!("tmpfs: {e}")));
+        self.small_disk.set(true);
+        for name in ["u", "w"] {
+            fs::create_dir(disk.join(name)).expect("a directory on the disk");
+        }
+        if super::xattr_set(disk.join("u"), &self.private("probe"), b"1").is_err() {
+            super::skip("tmpfs has no such attributes here");
+        }
+        super::xattr_remove(disk.join("u"), &self.private("probe")).expect("remove the probe");
+    }
+
+    /// Uses another tree's upper and work directory.
+    pub(crate) fn share_upper_of(&self, other: &Tree) {
+        *self.foreign_upper.borrow_mut() = Some(other.upper_base());
+    }
+
+    fn upper_base(&self) -> PathBuf {
+        if let Some(base) = &*self.foreign_upper.borrow() {
+            base.clone()
+        } else if self.small_disk.get() {
+            self.dir.join("disk")
+        } else {
+            self.dir.clone()
+        }
+    }
+
+    /// The process that serves the mount; only with our server.
+    pub(crate) fn server(&self) -> rustix::process::Pid {
+        let target = self.at("").into_os_string().into_vec();
+        let serves = |entry: &fs::DirEntry| {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == target)
+        };
+        let found = fs::read_dir("/proc").expect("/proc").flatten().find(serves);
+        let pid = found.and_then(|entry| entry.file_name().to_str()?.parse().ok());
+        pid.and_then(rustix::process::Pid::from_raw)
+            .expect("a process with the target in its arguments")
+    }
+
+    /// Takes away a mount whose server has died.
+    pub(crate) fn drop_dead_mount(&self) {
+        umount2(&self.at(""), MntFlags::MNT_DETACH).expect("umount of the dead mount");
+        self.mounted.set(false);
+    }
+
+    /// Notes that the server has unmounted by itself.
+    pub(crate) fn was_unmounted(&self) {
+        self.mounted.set(false);
     }
 
     /// The private attribute with this suffix, `opaque` for example.
@@ -144,12 +210,12 @@ impl Tree {
 
     /// A path in the upper layer.
     pub(crate) fn upper(&self, path: &str) -> PathBuf {
-        join(&self.dir.join("u"), path)
+        join(&self.upper_base().join("u"), path)
     }
 
     /// A path in the work directory.
     pub(crate) fn work(&self, path: &str) -> PathBuf {
-        join(&self.dir.join("w"), path)
+        join(&self.upper_base().join("w"), path)
     }
 
     /// A path in the merged tree.
@@ -276,6 +342,9 @@ impl Tree {
                 "left in the work directory"
             );
         }
+        if self.small_disk.replace(false) {
+            umount2(&self.dir.join("disk"), MntFlags::empty()).expect("umount of the disk");
+        }
     }
 
     /// Ends what a stuck or failed test left: never blocks.
@@ -283,6 +352,7 @@ impl Tree {
         let target = dir.join("m");
         let _ = umount2(&target, MntFlags::MNT_FORCE);
         let _ = umount2(&target, MntFlags::MNT_DETACH);
+        let _ = umount2(&dir.join("disk"), MntFlags::MNT_DETACH);
     }
 
     fn layer_options(&self) -> Vec<(&'static str, OsString)> {
@@ -291,8 +361,8 @@ impl Tree {
         let lowers: Vec<_> = lowers.map(OsString::into_vec).collect();
         let mut options = vec![("lowerdir", OsString::from_vec(lowers.join(&b':')))];
         if !self.read_only.get() {
-            options.push(("upperdir", self.dir.join("u").into()));
-            options.push(("workdir", self.dir.join("w").into()));
+            options.push(("upperdir", self.upper_base().join("u").into()));
+            options.push(("workdir", self.upper_base().join("w").into()));
         }
         options
     }

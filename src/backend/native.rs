@@ -1,6 +1,6 @@
 //! The kernel's overlayfs as the backend.
 
-use crate::options::{Options, check_layers};
+use crate::options::{Options, check_layers, check_layers_for_kernel};
 use crate::probe::{self, Refusal};
 use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
@@ -10,6 +10,7 @@ use crate::{Error, Overlay, Result};
 /// attributes go under `user.overlay.`, asked for or not: the others could be read by nobody.
 pub(crate) fn mount(overlay: &Overlay) -> Result<()> {
     check_layers(&overlay.options, &overlay.target)?;
+    check_layers_for_kernel(&overlay.options)?;
     let mut options = overlay.options.clone();
     options.userxattr |= Privilege::current().needs_userxattr();
     // The other options may not go together with the one that was just added.

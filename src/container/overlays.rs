@@ -17,7 +17,7 @@
 use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
-use rustix::fs::{Dir, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::StatVfsMountFlags;
 
 use super::mountinfo::{Mount, Mounts};
 use super::scratch::{Layers, Scratch};
@@ -163,7 +163,7 @@ fn mount_one(
         &layers.work,
         &target,
     )
-    .backend(backend_for(&lowers, policy))
+    .backend(policy.backend)
     .owners(policy.owners)
     .configure(|options| {
         // Other users of the namespace must get in, and what is thrown away needs no syncing.
@@ -182,61 +182,6 @@ fn mount_one(
         mounted,
         layers,
         lowers,
-    })
-}
-
-/// What the trial of the backend can't see, because it works with files of its own: the kernel's
-/// overlay can't change a file whose owner isn't mapped, so a fake root gets FUSE where the layers
-/// have such files.
-fn backend_for(lowers: &[PathBuf], policy: Policy) -> Backend {
-    let foreign = || lowers.iter().any(|lower| has_unmapped_owners(lower));
-    match (policy.backend, policy.owners) {
-        (Backend::Auto, _) if one_contains_another(lowers) => Backend::Fuse,
-        (Backend::Auto, Owners::FakeRoot) if foreign() => Backend::Fuse,
-        (backend, _) => backend,
-    }
-}
-
-/// The kernel's overlay refuses a lower layer inside of another (`ELOOP`); with `/` as the lowest
-/// that is every directory of the same file system.
-fn one_contains_another(lowers: &[PathBuf]) -> bool {
-    let inside = |lower: &PathBuf| {
-        let others = lowers.iter().filter(|other| *other != lower);
-        others.into_iter().any(|other| lower.starts_with(other))
-    };
-    lowers.iter().any(inside)
-}
-
-/// What an owner without a mapping is shown as, unless the machine is set otherwise.
-const OVERFLOW_ID: u32 = 65534;
-
-/// Looks at a directory and the names in it; a tree that was unpacked under another id map shows
-/// there.
-fn has_unmapped_owners(directory: &Path) -> bool {
-    let overflow = |file: &str| {
-        std::fs::read_to_string(file)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(OVERFLOW_ID)
-    };
-    let uid = overflow("/proc/sys/kernel/overflowuid");
-    let gid = overflow("/proc/sys/kernel/overflowgid");
-    let foreign = |stat: rustix::fs::Stat| stat.st_uid == uid || stat.st_gid == gid;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(fd) = rustix::fs::open(directory, flags, Mode::empty()) else {
-        return false;
-    };
-    if rustix::fs::fstat(&fd).is_ok_and(foreign) {
-        return true;
-    }
-    let Ok(names) = Dir::read_from(&fd) else {
-        return false;
-    };
-    names.flatten().any(|entry| {
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW | rustix::fs::AtFlags::NO_AUTOMOUNT;
-        // What is mounted here is another overlay's lower, and `..` may be another's too.
-        entry.file_name() != c".."
-            && rustix::fs::statat(&fd, entry.file_name(), flags).is_ok_and(foreign)
     })
 }
 

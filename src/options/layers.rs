@@ -42,15 +42,6 @@ pub fn check_layers(options: &Options, target: &Path) -> Result<()> {
         ancestors.push(place.ancestors(fd));
         lowers.push((path, place));
     }
-    // The kernel walks up from each lower layer and refuses one that is inside another layer.
-    for ((path, _), above) in lowers.iter().zip(&ancestors) {
-        if let Some((outer, _)) = lowers.iter().find(|(_, other)| above.contains(other)) {
-            return Err(usage(path).because(format!(
-                "the lower directory is inside the lower directory {}",
-                outer.display()
-            )));
-        }
-    }
 
     let (Some(upper), Some(work)) = (&options.upper, &options.work) else {
         return Ok(());
@@ -100,6 +91,30 @@ pub fn check_layers(options: &Options, target: &Path) -> Result<()> {
     }
     for (name, path, place) in writables {
         unused(name, path, place)?;
+    }
+    Ok(())
+}
+
+/// Refuses what the kernel's overlay can't carry and the FUSE server can: the kernel walks up from
+/// each lower layer, and takes none that is inside another one.
+pub fn check_layers_for_kernel(options: &Options) -> Result<()> {
+    let mut lowers: Vec<(&Path, Place, Vec<Place>)> = Vec::new();
+    for path in options.lower.iter().chain(&options.data_only) {
+        let fd = directory(path, "the lower directory")?;
+        let place = Place::of(&fd, path)?;
+        let above = place.ancestors(fd);
+        lowers.push((path, place, above));
+    }
+    for (path, _, above) in &lowers {
+        if let Some((outer, ..)) = lowers.iter().find(|(_, other, _)| above.contains(other)) {
+            return Err(usage(path)
+                .because(format!(
+                    "the lower directory is inside the lower directory {}, \
+                     which the kernel's overlay doesn't take",
+                    outer.display()
+                ))
+                .remedy("`--backend fuse` does"));
+        }
     }
     Ok(())
 }
