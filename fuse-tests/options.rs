@@ -1,4 +1,5 @@
 //! Bad layers, on real directories: one clear error each, as the kernel would refuse them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::OsStr;
 use std::fs;
