@@ -1,15 +1,14 @@
 //! The kernel's overlayfs as the backend.
 
-use crate::options::{Options, check_layers};
+use crate::options::Options;
 use crate::probe::{self, Refusal};
 use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
 use crate::{Error, Overlay, Result};
 
-/// Mounts `overlay` with the kernel's overlayfs. Outside the machine's own user namespace the
+/// Mounts `overlay`, whose layers have been checked, with the kernel's overlayfs. Outside the machine's own user namespace the
 /// attributes go under `user.overlay.`, asked for or not: the others could be read by nobody.
 pub(crate) fn mount(overlay: &Overlay) -> Result<()> {
-    check_layers(&overlay.options, &overlay.target)?;
     let mut options = overlay.options.clone();
     options.userxattr |= Privilege::current().needs_userxattr();
     // The other options may not go together with the one that was just added.

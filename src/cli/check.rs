@@ -129,7 +129,7 @@ fn fuse_in_words(fuse: &FuseVerdict) -> String {
         (_, true) if fuse.direct => "overfall's FUSE server works here".to_owned(),
         (Some(helper), true) => {
             format!(
-                "overfall's FUSE server works here through {}",
+                "overfall's FUSE server should work here through {}, which was not tried",
                 helper.display()
             )
         }

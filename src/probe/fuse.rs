@@ -22,7 +22,7 @@ const STEP: &str = "trying FUSE";
 /// What the trial of FUSE found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FuseVerdict {
-    /// Our server can mount, one way or the other.
+    /// Our server can mount by itself, or through a helper that this trial doesn't call.
     pub usable: bool,
     /// It can mount by itself, in a user namespace where this process isn't root.
     pub direct: bool,
@@ -53,12 +53,14 @@ pub fn try_fuse() -> Result<FuseVerdict> {
     };
     let direct = worked(MOUNT);
     let fusermount = fusermount();
-    // In another user namespace the helper's set-user-id bit means nothing.
     let may_not = steps
         .iter()
         .find(|step| step.name == MOUNT)
         .is_none_or(|step| matches!(step.outcome.errno(), Some(Errno::PERM | Errno::ACCESS)));
-    let by_helper = in_first_namespace() && fusermount.is_some() && may_not;
+    // The helper's set-user-id bit means nothing in another user namespace, nor to a process that
+    // has renounced new privileges.
+    let bit_counts = in_first_namespace() && !rustix::thread::no_new_privs().unwrap_or(false);
+    let by_helper = fusermount.is_some() && may_not && bit_counts;
     let usable = direct || (by_helper && worked(OPEN));
     Ok(FuseVerdict {
         usable,
