@@ -6,8 +6,10 @@ use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
 use crate::{Error, Overlay, Result};
 
-/// Mounts `overlay`, whose layers have been checked, with the kernel's overlayfs. Outside the machine's own user namespace the
-/// attributes go under `user.overlay.`, asked for or not: the others could be read by nobody.
+/// Mounts `overlay`, whose layers have been checked, with the kernel's overlayfs.
+///
+/// Outside the machine's own user namespace the attributes go under `user.overlay.`, asked for or
+/// not: the others could be read by nobody.
 pub(crate) fn mount(overlay: &Overlay) -> Result<()> {
     let mut options = overlay.options.clone();
     options.userxattr |= Privilege::current().needs_userxattr();
