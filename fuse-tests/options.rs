@@ -1,4 +1,5 @@
 //! Bad layers, on real directories: one clear error each, as the kernel would refuse them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::OsStr;
 use std::fs;
@@ -162,14 +163,16 @@ fn layers_do_not_overlap() {
 }
 
 #[test]
-fn a_locked_work_directory_is_in_use() {
+fn a_locked_directory_is_in_use() {
     let tree = Tree::new();
-    let work = fs::File::open(tree.path("w")).expect("workdir");
-    rustix::fs::flock(&work, rustix::fs::FlockOperation::LockExclusive).expect("lock");
     let text = "lowerdir=@/l1,upperdir=@/u,workdir=@/w";
-    tree.refuses(text, &["workdir is in use by another overlay"]);
-    drop(work);
-    assert_eq!(tree.check(text), Ok(()));
+    for (dir, name) in [("w", "workdir"), ("u", "upperdir")] {
+        let held = fs::File::open(tree.path(dir)).expect(dir);
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+        tree.refuses(text, &[&format!("{name} is in use by another overlay")]);
+        drop(held);
+        assert_eq!(tree.check(text), Ok(()));
+    }
 }
 
 #[test]

@@ -129,14 +129,14 @@ fn fuse_in_words(fuse: &FuseVerdict) -> String {
         (_, true) if fuse.direct => "overfall's FUSE server works here".to_owned(),
         (Some(helper), true) => {
             format!(
-                "overfall's FUSE server works here through {}",
+                "overfall's FUSE server should work here through {}, which was not tried",
                 helper.display()
             )
         }
-        _ => "overfall's FUSE server doesn't work here: /dev/fuse must be there, may be opened by \
-              this user (as root: `chmod 666 /dev/fuse`), and needs a user namespace, root or \
-              fusermount3"
-            .to_owned(),
+        _ => format!(
+            "overfall's FUSE server doesn't work here; {}",
+            fuse.remedy.unwrap_or_default()
+        ),
     }
 }
 

@@ -63,7 +63,8 @@ pub fn check_layers(options: &Options, target: &Path) -> Result<()> {
     }
     writable(&upper_fd, upper, "the upper directory")?;
     writable(&work_fd, work, "the work directory")?;
-    unlocked(work, &work_fd)?;
+    unlocked("workdir", work, &work_fd)?;
+    unlocked("upperdir", upper, &upper_fd)?;
     if upper_place.ancestors(upper_fd).contains(&work_place) {
         return Err(usage(upper).because(format!("upperdir is inside workdir {}", work.display())));
     }
@@ -186,16 +187,16 @@ fn writable(fd: &OwnedFd, path: &Path, what: &str) -> Result<()> {
     }
 }
 
-/// A FUSE server holds a lock on its work directory as long as it lives.
-fn unlocked(work: &Path, fd: &OwnedFd) -> Result<()> {
+/// A FUSE server holds a lock on its directories as long as it lives.
+fn unlocked(name: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // An unreadable work directory can't be locked by anyone; the backend says what is wrong.
+    // An unreadable directory can't be locked by anyone; the backend says what is wrong.
     let Ok(open) = openat(fd, ".", flags, Mode::empty()) else {
         return Ok(());
     };
     match flock(&open, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(usage(work)
-            .because("workdir is in use by another overlay")
+        Err(Errno::WOULDBLOCK) => Err(usage(path)
+            .because(format!("{name} is in use by another overlay"))
             .errno(Errno::BUSY)
             .remedy("unmount it first, or take another workdir and upperdir")),
         _ => Ok(()),

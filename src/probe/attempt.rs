@@ -50,10 +50,19 @@ const LONGEST_STRING: usize = 255;
 pub(crate) fn attempt(options: &Options, target: &Path) -> Result<(), Refusal> {
     let options = absolute(options)?;
     let target = absolute_path(target)?;
-    match by_fsopen(&options, &target)? {
-        Some(()) => Ok(()),
-        None => by_mount(&options, &target),
-    }
+    let first = match by_fsopen(&options, &target) {
+        // Kernels before 6.8 don't know `lowerdir+`, and a seccomp filter may know mount(2) and
+        // nothing newer.
+        Err(refusal) if matches!(refusal.errno, Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+            refusal
+        }
+        outcome => return outcome,
+    };
+    by_mount(&options, &target).map_err(|second| match first.said.as_str() {
+        "" => second,
+        said if said.contains("'lowerdir+'") => second,
+        _ => first,
+    })
 }
 
 /// Relative names would mean something else to whoever reads mountinfo later.
@@ -78,14 +87,9 @@ fn absolute_path(path: &Path) -> Result<PathBuf, Refusal> {
     })
 }
 
-/// `None` says that this kernel's new mount API doesn't take these layers: ask mount(2).
-fn by_fsopen(options: &Options, target: &Path) -> Result<Option<()>, Refusal> {
-    let context = match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
-        Ok(context) => context,
-        // A seccomp filter may know mount(2) and nothing newer.
-        Err(Errno::NOSYS | Errno::PERM) => return Ok(None),
-        Err(errno) => return Err(Refusal::new("fsopen(\"overlay\")", errno)),
-    };
+fn by_fsopen(options: &Options, target: &Path) -> Result<(), Refusal> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| Refusal::new("fsopen(\"overlay\")", errno))?;
     let told = |step: String, errno| {
         Err(Refusal {
             step,
@@ -96,18 +100,14 @@ fn by_fsopen(options: &Options, target: &Path) -> Result<Option<()>, Refusal> {
     let layers = options.lower.iter().map(|path| ("lowerdir+", path));
     let data = options.data_only.iter().map(|path| ("datadir+", path));
     for (key, path) in layers.chain(data) {
-        match set_layer(&context, key, path, path.as_os_str()) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => return Ok(None),
-            Err(errno) => return told(format!("fsconfig({key}={})", path.display()), errno),
+        if let Err(errno) = set_layer(&context, key, path, path.as_os_str()) {
+            return told(format!("fsconfig({key}={})", path.display()), errno);
         }
     }
     for (key, path) in [("upperdir", &options.upper), ("workdir", &options.work)] {
         let Some(path) = path else { continue };
-        match set_layer(&context, key, path, &escaped(path)) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => return Ok(None),
-            Err(errno) => return told(format!("fsconfig({key}={})", path.display()), errno),
+        if let Err(errno) = set_layer(&context, key, path, &escaped(path)) {
+            return told(format!("fsconfig({key}={})", path.display()), errno);
         }
     }
     for (key, value) in options.settings() {
@@ -145,7 +145,7 @@ fn by_fsopen(options: &Options, target: &Path) -> Result<Option<()>, Refusal> {
         | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS
         | MoveMountFlags::MOVE_MOUNT_T_AUTOMOUNTS;
     match move_mount(&tree, "", CWD, target, follow) {
-        Ok(()) => Ok(Some(())),
+        Ok(()) => Ok(()),
         Err(errno) => told("move_mount".to_owned(), errno),
     }
 }
@@ -301,23 +301,4 @@ fn below<'a>(path: &'a Path, base: &Path) -> &'a Path {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_names_get_shorter_below_their_common_directory() {
-        let options = Options {
-            lower: vec!["/a/b/l1".into(), "/a/b/l2".into()],
-            upper: Some("/a/b".into()),
-            work: Some("/a/bc".into()),
-            ..Options::default()
-        };
-        let base = common_ancestor(&options);
-        assert_eq!(base, Path::new("/a"));
-        assert_eq!(
-            options.to_kernel_data(|path| below(path, &base)),
-            "lowerdir=b/l1:b/l2,upperdir=b,workdir=bc"
-        );
-        assert_eq!(below(Path::new("/a"), &base), Path::new("."));
-    }
-}
+mod tests;

@@ -183,7 +183,7 @@ const TABLE: &[Entry] = &[
         remedy: "put upper and work directory on ext4, XFS or btrfs (tmpfs has user attributes since \
                  Linux 6.6)",
         special: &[],
-        instead: "overfall's FUSE server needs them too, unless it mounts as root",
+        instead: "overfall's FUSE server needs them too",
     },
     Entry {
         cause: Cause::UpperWithoutFileTypes,

@@ -29,7 +29,9 @@ impl Findings<'_> {
             _ => None,
         })?;
         let errno = step.outcome.errno();
-        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT)) && phase != Phase::Space {
+        let full = self.has(|note| matches!(note, Note::Full))
+            || matches!(errno, Some(Errno::NOSPC | Errno::DQUOT));
+        if full && phase != Phase::Space {
             return Some(Cause::UpperFull);
         }
         Some(match phase {

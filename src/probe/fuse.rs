@@ -13,20 +13,23 @@ use super::space::{self, Who};
 use super::verdict::{Failure, Outcome, Step};
 use crate::Result;
 use crate::error::Context;
+use crate::sys::Errno;
 use crate::sys::child::in_child;
-use crate::sys::privilege::Privilege;
+use crate::sys::privilege::{Privilege, in_first_namespace};
 
 const STEP: &str = "trying FUSE";
 
 /// What the trial of FUSE found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FuseVerdict {
-    /// Our server can mount, one way or the other.
+    /// Our server can mount by itself, or through a helper that this trial doesn't call.
     pub usable: bool,
     /// It can mount by itself, in a user namespace where this process isn't root.
     pub direct: bool,
     /// The helper for plain users outside a user namespace, where one is installed.
     pub fusermount: Option<PathBuf>,
+    /// What to change where it isn't usable.
+    pub remedy: Option<&'static str>,
     /// What was tried.
     pub steps: Vec<Step>,
 }
@@ -50,11 +53,18 @@ pub fn try_fuse() -> Result<FuseVerdict> {
     };
     let direct = worked(MOUNT);
     let fusermount = fusermount();
-    // The helper passes the device on; its mount is seen by everyone, so only a plain user of the
-    // first namespaces can use it.
-    let by_helper = Privilege::current() == Privilege::None && fusermount.is_some();
+    let may_not = steps
+        .iter()
+        .find(|step| step.name == MOUNT)
+        .is_none_or(|step| matches!(step.outcome.errno(), Some(Errno::PERM | Errno::ACCESS)));
+    // The helper's set-user-id bit means nothing in another user namespace, nor to a process that
+    // has renounced new privileges.
+    let bit_counts = in_first_namespace() && !rustix::thread::no_new_privs().unwrap_or(false);
+    let by_helper = fusermount.is_some() && may_not && bit_counts;
+    let usable = direct || (by_helper && worked(OPEN));
     Ok(FuseVerdict {
-        usable: direct || (by_helper && worked(OPEN)),
+        usable,
+        remedy: (!usable).then(|| remedy(&steps)),
         direct,
         fusermount,
         steps,
@@ -63,6 +73,21 @@ pub fn try_fuse() -> Result<FuseVerdict> {
 
 const OPEN: &str = "open /dev/fuse";
 const MOUNT: &str = "mount FUSE";
+
+/// What to change so that a server can mount.
+fn remedy(steps: &[Step]) -> &'static str {
+    let failed = steps.iter().find(|step| step.outcome != Outcome::Ok);
+    match failed.map(|step| (step.name.as_str(), step.outcome.errno())) {
+        Some((OPEN, Some(Errno::NOENT | Errno::NODEV | Errno::NXIO))) => {
+            "as root: `modprobe fuse`; for a container: `--device /dev/fuse`"
+        }
+        Some((OPEN, Some(Errno::ACCESS))) => "as root: `chmod 666 /dev/fuse`",
+        Some((OPEN, Some(Errno::PERM))) => {
+            "the container forbids the device: start it with `--device /dev/fuse`"
+        }
+        _ => "install fusermount3 (package `fuse3`), allow user namespaces, or mount as root",
+    }
+}
 
 fn work(who: Who, pen: &Pen) {
     pen.step(OPEN, || device().map(drop));

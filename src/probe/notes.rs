@@ -38,6 +38,8 @@ pub(super) enum Note {
     NoMountsWork,
     /// The upper layer's file system has no attributes of the kind that was wanted.
     NoAttributes,
+    /// The upper layer's file system has no room left.
+    Full,
     /// The upper layer's file system doesn't tell file types in listings.
     NoFileTypes,
     /// Something is mounted below a lower layer.

@@ -11,7 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::attempt::attempt;
 use super::notes::{Note, Pen, Phase};
 use super::verdict::Failure;
-use crate::options::Options;
+use crate::options::{Fsync, Options};
 use crate::sys::{Errno, mountinfo};
 
 /// The directories of a trial, all in one private directory on the upper layer's file system.
@@ -81,6 +81,7 @@ pub(super) fn examine(scratch: &Scratch, options: &Options, pen: &Pen) {
     match rustix::fs::setxattr(&dir, name, b"y", flags) {
         // It goes with the directory in any case.
         Ok(()) => drop(rustix::fs::removexattr(&dir, name)),
+        Err(Errno::NOSPC | Errno::DQUOT) => pen.note(&Note::Full),
         Err(_) => pen.note(&Note::NoAttributes),
     }
     let told = rustix::fs::open(
@@ -121,11 +122,15 @@ pub(super) fn run(scratch: &Scratch, options: &Options, pen: &Pen) -> bool {
 /// The step of mounting; where it fails, tells whether another file system could be mounted.
 pub(super) fn mounted(pen: &Pen, name: &str, options: &Options, merged: &Path) -> bool {
     let mounted = pen.step(name, || {
-        attempt(options, merged).map_err(|refusal| {
-            let said = if refusal.said.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", refusal.said)
+        let outcome = match attempt(&unsynced(options), merged) {
+            // Kernels before 5.10 don't know `volatile`.
+            Err(refusal) if refusal.errno == Errno::INVAL => attempt(options, merged),
+            outcome => outcome,
+        };
+        outcome.map_err(|refusal| {
+            let said = match refusal.said.as_str() {
+                "" => String::new(),
+                said => format!(": {said}"),
             };
             Failure::call(format!("{}{said}", refusal.step), refusal.errno)
         })
@@ -143,6 +148,14 @@ pub(super) fn mounted(pen: &Pen, name: &str, options: &Options, merged: &Path) -
         pen.step("find userxattr in mountinfo", || shows_userxattr(merged));
     }
     true
+}
+
+/// Without it, the unmount would write everything that anybody has written to this file system.
+fn unsynced(options: &Options) -> Options {
+    Options {
+        fsync: Fsync::Volatile,
+        ..options.clone()
+    }
 }
 
 fn shows_userxattr(merged: &Path) -> Result<(), Failure> {

@@ -162,14 +162,16 @@ fn sweep(near: &Path) {
     }
 }
 
-/// What can't be removed now, the next trial tries again.
+/// Removes a directory that only we know. What can't be removed now, the next trial tries again.
 fn remove(top: &Path) {
-    // The kernel makes these without any permission.
-    for work in ["work", "work2"] {
-        for dir in ["work", "index"] {
-            let path = top.join(work).join(dir);
-            drop(fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
+    // The kernel makes some of its directories without any permission.
+    drop(fs::set_permissions(top, fs::Permissions::from_mode(0o700)));
+    for entry in fs::read_dir(top).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        } else {
+            drop(fs::remove_file(entry.path()));
         }
     }
-    drop(fs::remove_dir_all(top));
+    drop(fs::remove_dir(top));
 }

@@ -21,10 +21,7 @@ impl Privilege {
     pub fn current() -> Self {
         let may_mount =
             capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-        // Without /proc we can't know; `user.` attributes work for everyone.
-        let first = rustix::fs::stat("/proc/self/ns/user")
-            .is_ok_and(|stat| stat.st_ino == FIRST_USER_NAMESPACE);
-        match (may_mount, first) {
+        match (may_mount, in_first_namespace()) {
             (true, true) => Self::Machine,
             (true, false) => Self::Namespace,
             (false, _) => Self::None,
@@ -35,4 +32,10 @@ impl Privilege {
     pub fn needs_userxattr(self) -> bool {
         self != Self::Machine
     }
+}
+
+/// Whether this is the machine's own user namespace. Without /proc we can't know, and say no:
+/// what works in another namespace works there too.
+pub(crate) fn in_first_namespace() -> bool {
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == FIRST_USER_NAMESPACE)
 }
