@@ -367,7 +367,7 @@ impl Union {
     pub(super) fn mark_impure(&self, upper: &Arc<RealDir>) -> Outcome<()> {
         let dot = OsStr::new(".");
         let attr = self.namespace.impure();
-        if upper.xattr(dot, attr)?.as_deref() == Some(IMPURE) {
+        if upper.is_impure(attr)? {
             return Ok(());
         }
         match Spot::itself(upper).set_xattr(attr, IMPURE, XattrFlags::empty()) {

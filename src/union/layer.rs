@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
@@ -13,6 +13,7 @@ use super::descriptors::{Access, Descriptors, OpenFile, Slot};
 use super::locks::{OrderedRwLock, Rank};
 use super::number::{FsIndex, Numbers};
 use super::types::{Fault, Place};
+use crate::format::IMPURE;
 use crate::sys::{Errno, xattr};
 
 /// A layer's position: the upper, or a lower counted from the top.
@@ -73,6 +74,8 @@ pub(crate) struct RealDir {
     pub(crate) layer: LayerIndex,
     pub(crate) id: RealId,
     slot: Slot,
+    /// Whether it is marked impure; asked once.
+    impure: OnceLock<bool>,
     position: OrderedRwLock<Position>,
 }
 
@@ -120,6 +123,7 @@ impl RealDir {
             layer,
             id,
             slot,
+            impure: OnceLock::new(),
             position,
         })
     }
@@ -226,6 +230,19 @@ impl RealDir {
             return Ok(xattr::fget(dir.as_fd(), attr).ok());
         }
         Ok(xattr::get_optional(dir.as_fd(), name, attr))
+    }
+
+    /// Whether the directory may hold copied-up entries, as its `impure` mark says.
+    pub(crate) fn is_impure(&self, attr: &OsStr) -> Result<bool, Fault> {
+        if let Some(known) = self.impure.get() {
+            return Ok(*known);
+        }
+        let marked = self.xattr(OsStr::new("."), attr)?.as_deref() == Some(IMPURE);
+        // Only the mark that is there is sure to stay.
+        if marked || self.layer != LayerIndex::Upper {
+            return Ok(*self.impure.get_or_init(|| marked));
+        }
+        Ok(false)
     }
 
     /// Keeps a descriptor that was opened while looking the directory up.

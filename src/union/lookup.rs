@@ -80,6 +80,7 @@ impl Union {
                 return Ok(None);
             }
             if !is_dir(&stat) {
+                self.refuse_metacopy(real, name, &stat)?;
                 return Ok(Some(Found::Leaf {
                     source: Source::Upper,
                     stat,
@@ -108,6 +109,7 @@ impl Union {
         while let Some((slot, stat)) = self.first_lower(dir, name, from)? {
             if !is_dir(&stat) {
                 if upper.is_none() && lowers.is_empty() {
+                    self.refuse_metacopy(&dir.lowers[usize::from(slot)], name, &stat)?;
                     return Ok(Some(Found::Leaf {
                         source: Source::Lower(slot),
                         stat,
@@ -182,6 +184,25 @@ impl Union {
             return Ok(false);
         }
         Ok(real.xattr(name, self.namespace.whiteout())?.is_some())
+    }
+
+    /// A regular file whose data lies elsewhere (`metacopy=on` wrote it) must not be shown with
+    /// its own, which is a hole. The kernel refuses it, too, where the option is off.
+    ///
+    /// Only a file with less on the disk than its size, or one in a directory that says it holds
+    /// copied-up files, can be one; the others are not asked.
+    fn refuse_metacopy(&self, real: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<()> {
+        if FileKind::of_mode(stat.st_mode) != FileKind::Regular || stat.st_size == 0 {
+            return Ok(());
+        }
+        let sparse = stat.st_blocks * 512 < stat.st_size;
+        if !sparse && !real.is_impure(self.namespace.impure())? {
+            return Ok(());
+        }
+        match real.xattr(name, self.namespace.metacopy())? {
+            None => Ok(()),
+            Some(_) => Err(real.fault("following a metadata copy", name, Errno::PERM)),
+        }
     }
 
     fn merges(&self, real: &RealDir, name: &OsStr) -> Outcome<Merge> {

@@ -20,7 +20,7 @@ use super::number::Numbers;
 use super::owners::{OwnerPolicy, Owners};
 use super::table::{Key, Table};
 use super::types::{Fault, FileKind, NodeId};
-use super::work::{Durability, Work};
+use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
 use crate::format::{MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
@@ -100,6 +100,7 @@ impl Union {
             None => (None, None),
             Some((upper, base, work_path)) => {
                 let upper_path = options.upper.as_deref().unwrap_or(work_path);
+                work::lock(&upper, upper_path)?;
                 refuse_indexed(&upper, upper_path, namespace)?;
                 let durability = if options.is_volatile() {
                     Durability::Volatile

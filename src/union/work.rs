@@ -56,20 +56,7 @@ impl Work {
         durability: Durability,
     ) -> Result<Self> {
         const STEP: &str = "preparing the work directory";
-        match rustix::fs::flock(&base, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(Error::usage(STEP)
-                    .at(path)
-                    .because("it is in use by another overfall mount")
-                    .remedy("unmount that one, or give this one its own upperdir and workdir"));
-            }
-            Err(errno) => {
-                return Err(Error::system("locking the work directory")
-                    .at(path)
-                    .errno(errno));
-            }
-        }
+        lock(&base, path)?;
         if holds_anything(&base, OsStr::new(INDEX)).context(STEP, path.join(INDEX))? {
             return Err(Error::usage(STEP).at(path.join(INDEX)).because(
                 "the upper was written with index=on, whose hard links need that option",
@@ -241,6 +228,20 @@ impl Drop for Temp<'_> {
         {
             log::warn!("work: {}: left behind: {errno}", self.name.display());
         }
+    }
+}
+
+/// Keeps a second mount out of an upper or work directory, as long as its descriptor lives.
+pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
+    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(Error::usage("locking the writable layer")
+            .at(path)
+            .because("it is in use by another overfall mount")
+            .remedy("unmount that one, or give this one its own upperdir and workdir")),
+        Err(errno) => Err(Error::system("locking the writable layer")
+            .at(path)
+            .errno(errno)),
     }
 }
 
