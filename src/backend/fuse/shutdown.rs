@@ -74,28 +74,44 @@ impl Shutdown {
         let (Some(proc), Some(device)) = (&self.proc, self.device) else {
             return false;
         };
+        let namespace = |pid: &str| {
+            let place = format!("{pid}/ns/mnt");
+            statat(proc, place, AtFlags::empty()).map(|stat| stat.st_ino)
+        };
+        let own = namespace("self").ok();
         let mut seen = HashSet::new();
         let mut found = false;
         for pid in numbers(proc) {
-            let Ok(stat) = statat(proc, format!("{pid}/ns/mnt"), AtFlags::empty()) else {
+            let Ok(theirs) = namespace(&pid.to_string()) else {
                 continue;
             };
-            if seen.contains(&stat.st_ino) {
+            if seen.contains(&theirs) {
                 continue;
             }
-            match unmount_in(proc, pid, device) {
-                Ok(Some(())) => {
-                    seen.insert(stat.st_ino);
-                    found = true;
-                }
-                Ok(None) => {
-                    seen.insert(stat.st_ino);
+            let way = if own == Some(theirs) {
+                Way::Here
+            } else {
+                Way::There
+            };
+            match unmount_in(proc, pid, way, device) {
+                Ok(unmounted) => {
+                    seen.insert(theirs);
+                    found |= unmounted;
                 }
                 Err(errno) => log::debug!("mounts of process {pid}: {errno}"),
             }
         }
         found
     }
+}
+
+/// Where a mount namespace is, seen from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The server is in it: without privilege it never left its caller's.
+    Here,
+    /// It has to go there.
+    There,
 }
 
 /// The processes that /proc shows.
@@ -108,28 +124,25 @@ fn numbers(proc: &OwnedFd) -> Vec<u32> {
         .collect()
 }
 
-/// Unmounts the device in the mount namespace of a process; `None` when it isn't mounted there.
-fn unmount_in(proc: &OwnedFd, pid: u32, device: (u32, u32)) -> Result<Option<()>, Errno> {
+/// Unmounts the device in the mount namespace of a process; false when it isn't mounted there.
+fn unmount_in(proc: &OwnedFd, pid: u32, way: Way, device: (u32, u32)) -> Result<bool, Errno> {
     let places = places(proc, pid, device)?;
     if places.is_empty() {
-        return Ok(None);
+        return Ok(false);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let theirs = openat(proc, format!("{pid}/ns/mnt"), flags, Mode::empty())?;
     // A thread can change its mount namespace when it shares its root and cwd with no other one.
-    let thread = thread::Builder::new()
-        .name("unmount".into())
-        .spawn(move || {
+    let thread = thread::Builder::new().name("unmount".into());
+    let thread = thread.spawn(move || {
+        if way == Way::There {
             unshare(CloneFlags::CLONE_FS).map_err(from_nix)?;
-            match setns(theirs.as_fd(), CloneFlags::CLONE_NEWNS).map_err(from_nix) {
-                // Without privilege the server never left the namespace that it mounted in.
-                Ok(()) | Err(Errno::PERM) => {}
-                Err(errno) => return Err(errno),
-            }
-            places.iter().try_for_each(|place| unmount_one(place))
-        });
+            setns(theirs.as_fd(), CloneFlags::CLONE_NEWNS).map_err(from_nix)?;
+        }
+        places.iter().try_for_each(|place| unmount_one(place))
+    });
     let thread = thread.map_err(|error| from_io(&error))?;
-    thread.join().unwrap_or(Err(Errno::IO)).map(Some)
+    thread.join().unwrap_or(Err(Errno::IO)).map(|()| true)
 }
 
 fn unmount_one(place: &Path) -> Result<(), Errno> {

@@ -1,0 +1,179 @@
+//! How a mount ends.
+
+use std::fs;
+use std::process::Stdio;
+
+use libtest_mimic::Completion;
+use rustix::process::{Signal, kill_process};
+
+use super::place::{Place, finish, run, until};
+use super::{Case, Verdict};
+
+pub(crate) const CASES: &[Case] = &[
+    ("umount_waits_for_the_server", umount_waits_for_the_server),
+    ("a_tree_in_use_stays_mounted", a_tree_in_use_stays_mounted),
+    ("sigterm_unmounts", sigterm_unmounts),
+    (
+        "sigterm_lets_the_last_user_finish",
+        sigterm_lets_the_last_user_finish,
+    ),
+    (
+        "a_killed_servers_mount_can_be_unmounted",
+        a_killed_servers_mount_can_be_unmounted,
+    ),
+    (
+        "foreground_stays_until_a_signal",
+        foreground_stays_until_a_signal,
+    ),
+    (
+        "foreground_ends_with_the_mount",
+        foreground_ends_with_the_mount,
+    ),
+    (
+        "umount_from_within_another_directory",
+        umount_from_within_another_directory,
+    ),
+];
+
+fn umount_waits_for_the_server(place: &Place) -> Verdict {
+    for turn in 0..5 {
+        place.mount();
+        let said = place.shell(&format!("echo {turn} > merged/new && sync"));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let said = place.umount();
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(!place.is_mounted());
+        assert!(place.servers().is_empty());
+        assert_eq!(
+            fs::read_to_string(place.dir.join("upper/new"))?,
+            format!("{turn}\n")
+        );
+    }
+    Ok(Completion::Completed)
+}
+
+fn a_tree_in_use_stays_mounted(place: &Place) -> Verdict {
+    place.mount();
+    let mut sleeper = place.command("sh");
+    sleeper
+        .args(["-c", "cd merged && echo in && exec sleep 100"])
+        .current_dir(&place.dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut sleeper = sleeper.spawn()?;
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(sleeper.stdout.take().unwrap()),
+        &mut line,
+    )?;
+    let said = place.umount();
+    sleeper.kill()?;
+    sleeper.wait()?;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(said.err.contains("in use"), "{said:?}");
+    assert!(place.is_mounted());
+    assert_eq!(place.shell("cat merged/hello").out, "hello\n");
+    assert_eq!(place.umount().code, Some(0));
+    Ok(Completion::Completed)
+}
+
+fn sigterm_unmounts(place: &Place) -> Verdict {
+    for signal in [Signal::TERM, Signal::INT] {
+        place.mount();
+        kill_process(place.server(), signal)?;
+        place.until_unmounted();
+        place.until_no_server();
+        assert_eq!(place.shell("ls merged").out, "");
+    }
+    Ok(Completion::Completed)
+}
+
+fn sigterm_lets_the_last_user_finish(place: &Place) -> Verdict {
+    place.mount();
+    // Descriptor 3 is what the shell waits at.
+    let (ours, theirs) = std::io::pipe()?;
+    let script = "exec < merged/hello; echo open > open; read wait <&3; cat";
+    let mut shell = place.command("sh");
+    shell
+        .args(["-c", &format!("exec 3<&0; {script}")])
+        .current_dir(&place.dir)
+        .stdin(Stdio::from(ours))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let user = shell.spawn()?;
+    until("the file is open", || place.dir.join("open").exists());
+    kill_process(place.server(), Signal::TERM)?;
+    place.until_unmounted();
+    drop(theirs);
+    let said = finish(user);
+    assert_eq!(said.out, "hello\n", "{said:?}");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+/// fuse-overlayfs#169: ENOTCONN after a crash.
+fn a_killed_servers_mount_can_be_unmounted(place: &Place) -> Verdict {
+    place.mount();
+    kill_process(place.server(), Signal::KILL)?;
+    place.until_no_server();
+    let said = place.shell("ls merged");
+    assert!(said.err.contains("not connected"), "{said:?}");
+    let said = place.umount();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!place.is_mounted());
+    // What the dead server left in the work directory is no obstacle.
+    place.mount();
+    assert_eq!(place.shell("cat merged/hello").out, "hello\n");
+    assert_eq!(place.umount().code, Some(0));
+    Ok(Completion::Completed)
+}
+
+fn foreground_stays_until_a_signal(place: &Place) -> Verdict {
+    let options = place.options();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut command =
+            place.overfall(&["mount", "-f", "--backend", "fuse", "-o", &options, "merged"]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        until("it is mounted", || place.is_mounted());
+        assert_eq!(place.shell("cat merged/hello").out, "hello\n");
+        assert!(child.try_wait()?.is_none(), "it stays");
+        kill_process(rustix::process::Pid::from_child(&child), signal)?;
+        let said = finish(child);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(!place.is_mounted());
+        assert!(place.servers().is_empty());
+    }
+    Ok(Completion::Completed)
+}
+
+fn foreground_ends_with_the_mount(place: &Place) -> Verdict {
+    let options = place.options();
+    let mut command =
+        place.overfall(&["mount", "-f", "--backend", "fuse", "-o", &options, "merged"]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn()?;
+    until("it is mounted", || place.is_mounted());
+    // Mounted is a moment before served; the command below waits for that by itself.
+    assert_eq!(place.shell("cat merged/hello").out, "hello\n");
+    assert_eq!(place.umount().code, Some(0));
+    let said = finish(child);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    Ok(Completion::Completed)
+}
+
+fn umount_from_within_another_directory(place: &Place) -> Verdict {
+    place.mount();
+    let mut command = place.overfall(&["umount", "../merged/"]);
+    command.current_dir(place.dir.join("lower"));
+    let said = run(command);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!place.is_mounted());
+    Ok(Completion::Completed)
+}

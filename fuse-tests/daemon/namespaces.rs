@@ -1,0 +1,118 @@
+//! Mounts in namespaces of their own: what `overfall run` and vagga do.
+
+use libtest_mimic::Completion;
+
+use super::place::Place;
+use super::{Case, Verdict};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_user_namespace_mounts_by_itself",
+        a_user_namespace_mounts_by_itself,
+    ),
+    (
+        "the_server_goes_with_the_namespace",
+        the_server_goes_with_the_namespace,
+    ),
+    ("pid_1_may_mount", pid_1_may_mount),
+    (
+        "umount_finds_a_server_in_another_pid_namespace",
+        umount_finds_a_server_in_another_pid_namespace,
+    ),
+    ("the_root_may_be_pivoted_away", the_root_may_be_pivoted_away),
+    (
+        "sigterm_unmounts_in_the_callers_namespace",
+        sigterm_unmounts_in_the_callers_namespace,
+    ),
+];
+
+/// Runs a script in fresh namespaces; `$mount` and `$umount` are commands.
+fn in_namespaces(place: &Place, flags: &str, script: &str) -> Result<String, String> {
+    let program = place.program().display();
+    let options = place.options();
+    let prelude = format!(
+        "overfall={program}; mount='{program} mount --backend fuse -o {options} merged'; \
+         umount='{program} umount merged'; "
+    );
+    let path = place.dir.join("script.sh");
+    std::fs::write(&path, format!("{prelude}\n{script}\n")).unwrap();
+    let said = place.shell(&format!("unshare {flags} sh ./script.sh"));
+    if said.err.starts_with("unshare:") {
+        return Err(format!("no namespaces here: {}", said.err.trim()));
+    }
+    assert_eq!(said.code, Some(0), "{said:?}");
+    Ok(said.out)
+}
+
+macro_rules! or_skip {
+    ($outcome:expr) => {
+        match $outcome {
+            Ok(out) => out,
+            Err(reason) => return Ok(Completion::ignored_with(reason)),
+        }
+    };
+}
+
+fn a_user_namespace_mounts_by_itself(place: &Place) -> Verdict {
+    let script = "$mount && cat merged/hello && echo new > merged/new && $umount && cat upper/new";
+    let out = or_skip!(in_namespaces(place, "-Urm", script));
+    assert_eq!(out, "hello\nnew\n");
+    assert!(place.servers().is_empty());
+    Ok(Completion::Completed)
+}
+
+/// containers/storage#1654: 898 processes left.
+fn the_server_goes_with_the_namespace(place: &Place) -> Verdict {
+    let out = or_skip!(in_namespaces(place, "-Urm", "$mount && cat merged/hello"));
+    assert_eq!(out, "hello\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+fn pid_1_may_mount(place: &Place) -> Verdict {
+    let script = "$mount && cat merged/hello && $umount && echo gone";
+    let out = or_skip!(in_namespaces(place, "-Urmpf --mount-proc", script));
+    assert_eq!(out, "hello\ngone\n");
+    Ok(Completion::Completed)
+}
+
+fn umount_finds_a_server_in_another_pid_namespace(place: &Place) -> Verdict {
+    let script =
+        "unshare -pf --kill-child sh -c \"$mount && echo mounted > upper/flag && sleep 100\" &
+        while ! test -e upper/flag; do sleep 0.01; done
+        $overfall -v umount merged 2>&1 && echo unmounted
+        kill -KILL $!";
+    let out = or_skip!(in_namespaces(place, "-Urm --propagation private", script));
+    // With a server out of sight it would say so.
+    assert_eq!(out, "unmounted\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+/// vagga pivots into the tree after mounting it; the server must not follow, or it waits for
+/// itself.
+fn the_root_may_be_pivoted_away(place: &Place) -> Verdict {
+    let script = "$mount && mkdir merged/old merged/proc && cd merged && pivot_root . old \
+        && { read line < /hello; echo $line; echo new > /made && read line < /made && echo $line; \
+        umount -l /old 2>/dev/null || /old/bin/umount -l /old; echo /*; }";
+    let out = or_skip!(in_namespaces(place, "-Urm", script));
+    assert_eq!(out, "hello\nnew\n/hello /made /old /proc\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+fn sigterm_unmounts_in_the_callers_namespace(place: &Place) -> Verdict {
+    let script = "$mount || exit 1
+        for i in /proc/[0-9]*/cmdline; do
+            # Copies of other tests' mounts are here, too, and theirs are not ours to end.
+            case $(tr '\\0' ' ' < $i 2>/dev/null) in
+                *overfall\\ mount*) pid=${i#/proc/}; pid=${pid%/cmdline}; kill -TERM $pid ;;
+            esac
+        done
+        while grep -q \" $PWD/merged .* fuse.overfall \" /proc/self/mountinfo; do sleep 0.01; done
+        ls merged; echo unmounted";
+    let out = or_skip!(in_namespaces(place, "-Urmpf --mount-proc", script));
+    assert_eq!(out, "unmounted\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}

@@ -1,0 +1,311 @@
+//! Where the tests work and who they work as.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The plain user where the suite runs as root: fusermount3 wants one with an account.
+const PLAIN_NAME: &str = "nobody";
+
+/// Who mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The machine's root, by mount(2).
+    Root,
+    /// A plain user, by fusermount3 (or in a user namespace that a test makes).
+    Plain,
+}
+
+impl Who {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Who::Root => "root",
+            Who::Plain => "plain",
+        }
+    }
+}
+
+/// Number of the plain user and of his group.
+fn plain_ids() -> Option<(u32, u32)> {
+    let accounts = fs::read_to_string("/etc/passwd").ok()?;
+    let account = accounts
+        .lines()
+        .find(|line| line.split(':').next() == Some(PLAIN_NAME))?;
+    let mut fields = account.split(':').skip(2);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What all tests share: a directory, and a copy of the binary that everybody can reach.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    dir: PathBuf,
+    count: AtomicUsize,
+}
+
+impl Bench {
+    pub(crate) fn set_up() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("overfall-daemon-")
+            .tempdir();
+        let dir = dir.unwrap().keep();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_overfall"), dir.join("overfall")).unwrap();
+        Self {
+            dir,
+            count: AtomicUsize::new(0),
+        }
+    }
+
+    /// Why nothing can be tested as `who` here.
+    pub(crate) fn cannot(&self, who: Who) -> Option<String> {
+        if !Path::new("/dev/fuse").exists() {
+            return Some("there is no /dev/fuse".into());
+        }
+        match who {
+            Who::Root if !is_root() => Some("needs root".into()),
+            Who::Plain if Command::new("fusermount3").arg("-V").output().is_err() => {
+                Some("fusermount3 isn't installed".into())
+            }
+            Who::Plain if is_root() && plain_ids().is_none() => {
+                Some(format!("there is no user {PLAIN_NAME}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// A fresh place.
+    pub(crate) fn place(&self, who: Who) -> Place {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let dir = self.dir.join(format!("{}-{number}", who.name()));
+        for name in ["", "lower", "upper", "work", "merged"] {
+            let dir = dir.join(name);
+            fs::create_dir(&dir).unwrap();
+            if who == Who::Plain && is_root() {
+                let (uid, gid) = plain_ids().unwrap();
+                std::os::unix::fs::chown(&dir, Some(uid), Some(gid)).unwrap();
+            }
+        }
+        fs::write(dir.join("lower/hello"), "hello\n").unwrap();
+        Place {
+            program: self.dir.join("overfall"),
+            dir,
+            who,
+        }
+    }
+
+    /// Mounts and processes that outlived their tests, which are ended now.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for target in mounts().into_iter().filter(|at| at.starts_with(&self.dir)) {
+            left.push(format!("mount {}", target.display()));
+            let _ = nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH);
+        }
+        for (pid, command) in processes_about(&self.dir) {
+            left.push(format!("process {}: {command}", pid.as_raw_nonzero()));
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        left
+    }
+
+    pub(crate) fn clear(&self) {
+        // Work directories are closed even to their owner; root doesn't mind, others leave them.
+        let _ = Command::new("chmod")
+            .arg("-R")
+            .arg("u+rwx")
+            .arg(&self.dir)
+            .status();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A test's directories and its user.
+#[derive(Debug)]
+pub(crate) struct Place {
+    program: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) who: Who,
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Place {
+    pub(crate) fn merged(&self) -> PathBuf {
+        self.dir.join("merged")
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// `-o` for a writable overlay of the place's own layers.
+    pub(crate) fn options(&self) -> String {
+        let dir = self.dir.display();
+        format!("lowerdir={dir}/lower,upperdir={dir}/upper,workdir={dir}/work")
+    }
+
+    /// A command of the place's user.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        if self.who == Who::Plain && is_root() {
+            let (uid, gid) = plain_ids().unwrap();
+            let (uid, gid) = (uid.to_string(), gid.to_string());
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups"]);
+            command.arg(program.as_ref());
+            command
+        } else {
+            Command::new(program)
+        }
+    }
+
+    pub(crate) fn overfall(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(&self.program);
+        command.args(arguments).current_dir(&self.dir);
+        command
+    }
+
+    pub(crate) fn shell(&self, script: &str) -> Said {
+        let mut command = self.command("sh");
+        command.arg("-c").arg(script).current_dir(&self.dir);
+        run(command)
+    }
+
+    /// Mounts the place's layers on `merged` with the FUSE server.
+    pub(crate) fn mount(&self) {
+        let options = self.options();
+        let said = run(self.overfall(&["mount", "--backend", "fuse", "-o", &options, "merged"]));
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+
+    pub(crate) fn umount(&self) -> Said {
+        run(self.overfall(&["umount", "merged"]))
+    }
+
+    pub(crate) fn is_mounted(&self) -> bool {
+        mounts().contains(&self.merged())
+    }
+
+    /// The server; there must be one.
+    pub(crate) fn server(&self) -> Pid {
+        match self.servers()[..] {
+            [pid] => pid,
+            ref other => panic!("{} servers", other.len()),
+        }
+    }
+
+    /// Processes that have to do with this place and aren't over.
+    pub(crate) fn servers(&self) -> Vec<Pid> {
+        let all = processes_about(&self.dir);
+        all.into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    pub(crate) fn until_unmounted(&self) {
+        until("it is unmounted", || !self.is_mounted());
+    }
+
+    pub(crate) fn until_no_server(&self) {
+        until("the server has gone", || self.servers().is_empty());
+    }
+}
+
+/// Runs a command to its end, and to the end of what it writes: that comes later when somebody
+/// else still holds its pipes.
+pub(crate) fn run(mut command: Command) -> Said {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    finish(command.spawn().unwrap())
+}
+
+/// The end of a command that was started with pipes.
+pub(crate) fn finish(mut child: Child) -> Said {
+    let out = reader(child.stdout.take());
+    let err = reader(child.stderr.take());
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{child:?} hangs");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let text = |from: mpsc::Receiver<String>, name: &str| {
+        from.recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("somebody holds the {name} of {child:?}"))
+    };
+    Said {
+        code: status.code(),
+        out: text(out, "stdout"),
+        err: text(err, "stderr"),
+    }
+}
+
+fn reader(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        if let Some(mut pipe) = pipe {
+            pipe.read_to_end(&mut text).unwrap();
+        }
+        let _ = send.send(String::from_utf8_lossy(&text).into_owned());
+    });
+    receive
+}
+
+/// Waits for something to come true.
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn mounts() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// Processes with `dir` in their command line; one that is over has none.
+fn processes_about(dir: &Path) -> Vec<(Pid, String)> {
+    let wanted = dir.to_str().unwrap();
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(&format!("{wanted}/"))
+                .then_some((Pid::from_raw(pid)?, line))
+        })
+        .collect()
+}
