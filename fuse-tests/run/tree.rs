@@ -176,3 +176,15 @@ pub(crate) fn the_command_sees_itself_only(way: &Way) {
     let known = fs::read_to_string("/etc/passwd").unwrap().lines().count().to_string();
     assert_eq!(lines.last(), Some(&known.as_str()), "{ran:?}");
 }
+
+pub(crate) fn a_run_inside_of_a_run(way: &Way) {
+    let script = "echo inner > /file; rm /etc/hostname; cat /file; ls /etc/hostname 2>/dev/null; \
+                  test -e /var/tmp/overfall-run.* && echo state; exit 6";
+    let inner = [way.program(), "run", "--", "sh", "-c", script];
+    let outer = [
+        &["sh", "-c", "echo outer > /file; \"$@\"; cat /file; ls /etc/hostname", "sh"][..],
+        &inner,
+    ]
+    .concat();
+    assert_eq!(way.run(&[], &outer).good(), "inner\nouter\n/etc/hostname\n");
+}

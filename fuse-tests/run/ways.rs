@@ -84,6 +84,11 @@ impl Way {
         command
     }
 
+    /// The program under test.
+    pub(crate) fn program(&self) -> &str {
+        self.program.to_str().unwrap()
+    }
+
     /// Where runs put their temporary directories.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.home.join("tmp")

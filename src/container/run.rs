@@ -147,7 +147,7 @@ impl Run {
             State::Temporary => Scratch::temporary(standing)?,
             State::Kept(directory) => Scratch::kept(directory)?,
         };
-        let overlays = Overlays::mount(&scratch, self.layers(), &self.handled(), policy)?;
+        let overlays = Overlays::mount(&scratch, self.layers(), &self.handled(&scratch), policy)?;
 
         let signals = Signals::block()?;
         let terminal = Terminal::of_self();
@@ -206,13 +206,12 @@ impl Run {
     }
 
     /// Parts of the root whose mounts need no overlay.
-    fn handled(&self) -> Vec<PathBuf> {
+    fn handled(&self, scratch: &Scratch) -> Vec<PathBuf> {
         let own = OWN.iter().map(PathBuf::from);
-        let bound = self
-            .binds
-            .iter()
-            .filter_map(|bind| bind.path.strip_prefix("/").ok());
-        own.chain(bound.map(Path::to_path_buf)).collect()
+        let state = scratch.directory().strip_prefix(&self.root);
+        let bound = self.binds.iter().map(|bind| bind.path.strip_prefix("/"));
+        own.chain(bound.chain([state]).flatten().map(Path::to_path_buf))
+            .collect()
     }
 }
 

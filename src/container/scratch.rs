@@ -15,11 +15,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use log::info;
 use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags, flock, open, setxattr};
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::fs::{
+    CWD, FileType, FlockOperation, Mode, OFlags, XattrFlags, flock, makedev, mknodat, open,
+    removexattr, setxattr,
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::namespaces::Standing;
 use crate::error::Context;
@@ -62,7 +66,7 @@ impl Scratch {
                     continue;
                 }
             };
-            if holds_attributes(&directory, standing) {
+            if suits_an_upper(&directory, standing) {
                 if let Some(other) = second_best {
                     remove_empty(&other);
                 }
@@ -73,12 +77,22 @@ impl Scratch {
                 Some(_) => remove_empty(&directory),
             }
         }
-        // The overlay has a form for upper layers without attributes, or says why not.
-        match second_best {
-            Some(directory) => Self::start(directory, End::Remove),
-            None => Err(Error::system("making a temporary directory")
+        let Some(directory) = second_best else {
+            return Err(Error::system("making a temporary directory")
                 .because(refusals.join(", "))
-                .remedy("set TMPDIR to a directory that can be written, or use --keep")),
+                .remedy("set TMPDIR to a directory that can be written, or use --keep"));
+        };
+        // All of them on an overlay, for instance: in a container, in a run. Memory will do.
+        info!("{}: in memory", directory.display());
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        match mount("tmpfs", &directory, "tmpfs", flags, Some(c"mode=700")) {
+            Ok(()) => Self::start(directory, End::Remove),
+            Err(errno) => {
+                remove_empty(&directory);
+                Err(Error::system("mounting a temporary file system")
+                    .at(&directory)
+                    .errno(errno))
+            }
         }
     }
 
@@ -202,15 +216,19 @@ fn temporary_bases() -> impl Iterator<Item = PathBuf> {
         .filter_map(|path| fs::canonicalize(path).ok())
 }
 
-/// Whether an upper layer in `directory` can carry the overlay's attributes (tmpfs takes those
-/// of plain users only since Linux 6.6).
-fn holds_attributes(directory: &Path, standing: Standing) -> bool {
+/// Whether an upper layer in `directory` can hold the overlay's attributes (tmpfs takes those of
+/// plain users only since Linux 6.6) and whiteouts (another overlay doesn't take them).
+fn suits_an_upper(directory: &Path, standing: Standing) -> bool {
     let name = match standing {
         Standing::Root => "trusted.overlay.overfall",
         Standing::NamespaceRoot | Standing::Plain => "user.overlay.overfall",
     };
-    let set = setxattr(directory, name, b"", XattrFlags::empty()).is_ok();
-    set && rustix::fs::removexattr(directory, name).is_ok()
+    let whiteout = directory.join("whiteout");
+    let kind = FileType::CharacterDevice;
+    setxattr(directory, name, b"", XattrFlags::empty()).is_ok()
+        && removexattr(directory, name).is_ok()
+        && mknodat(CWD, &whiteout, kind, Mode::empty(), makedev(0, 0)).is_ok()
+        && fs::remove_file(&whiteout).is_ok()
 }
 
 fn remove_empty(directory: &Path) {
@@ -234,7 +252,7 @@ fn imitate(upper: &Path, like: &Path) -> Result<()> {
     let step = "giving upper the mode of the root";
     let stat = rustix::fs::stat(like).context(step, like)?;
     let owner = rustix::fs::chownat(
-        rustix::fs::CWD,
+        CWD,
         upper,
         Some(rustix::fs::Uid::from_raw(stat.st_uid)),
         Some(rustix::fs::Gid::from_raw(stat.st_gid)),
@@ -302,6 +320,8 @@ fn watch(directory: &Path, end: End, mut wait: std::io::PipeReader, lock: &Owned
             let _ = fs::remove_dir(&merged);
         }
         End::Remove => {
+            // A directory in memory.
+            while unmount(directory, UnmountFlags::DETACH).is_ok() {}
             // After a crash, processes that were killed may still be on their way out.
             let start = Instant::now();
             while !remove(directory) && start.elapsed() < PATIENCE {
