@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -89,7 +89,7 @@ pub(crate) fn main(modules: Modules) -> ExitCode {
     let trials = trials(modules, base.path());
     let conclusion = libtest_mimic::run(&arguments, trials);
     report_skips();
-    let left = leftovers(base.path());
+    let left = leftovers_after_a_while(base.path());
     if !left.is_empty() {
         eprintln!("left behind by the tests:\n{}", left.join("\n"));
         // What is still mounted must not be walked into by the removal.
@@ -349,6 +349,18 @@ fn payload_text(payload: &(dyn Any + Send)) -> String {
         text.clone()
     } else {
         "a panic without text".to_owned()
+    }
+}
+
+/// As [`leftovers`], with some time for servers that are about to end.
+fn leftovers_after_a_while(base: &Path) -> Vec<String> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let left = leftovers(base);
+        if left.is_empty() || Instant::now() > end {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -471,6 +471,15 @@ impl Tree {
     }
 }
 
+impl Drop for Tree {
+    /// Of a test that failed: what is still mounted goes, so that the next test finds no trace.
+    fn drop(&mut self) {
+        if self.mounted.get() {
+            Self::abandon(&self.dir);
+        }
+    }
+}
+
 fn join(root: &Path, path: &str) -> PathBuf {
     if path.is_empty() {
         root.to_path_buf()
