@@ -3,6 +3,7 @@
 //! Source: `Documentation/filesystems/overlayfs.rst` and `fs/overlayfs` of the Linux kernel.
 
 pub mod acl;
+pub mod origin;
 pub mod override_stat;
 mod xattr;
 
@@ -14,8 +15,6 @@ pub const OPAQUE: &[u8] = b"y";
 pub const MAY_HOLD_XATTR_WHITEOUTS: &[u8] = b"x";
 /// Value of `impure` on an upper directory that may hold copied-up entries.
 pub const IMPURE: &[u8] = b"y";
-/// Value of `origin` that says "copied up, from where is not known".
-pub const ORIGIN_UNKNOWN: &[u8] = b"";
 
 /// Name of the directory in workdir that holds unfinished objects.
 pub const WORK: &str = "work";

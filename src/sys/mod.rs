@@ -5,6 +5,7 @@
 pub mod chmod;
 pub mod cwd;
 pub mod fileflags;
+pub mod handle;
 pub mod privilege;
 pub mod process;
 pub mod tree;

@@ -21,7 +21,7 @@ use super::table::Key;
 use super::types::{Attr, Fault, FileKind};
 use super::work::{Durability, Temp, Work};
 use super::{Outcome, Union};
-use crate::format::{self, IMPURE, ORIGIN_UNKNOWN, override_stat};
+use crate::format::{self, IMPURE, override_stat};
 use crate::sys::{Errno, xattr};
 
 /// How much of a file's data a copy-up takes along.
@@ -181,7 +181,7 @@ impl Union {
         }
         self.copy_xattrs(work, spot, &copy)?;
         if kind == FileKind::Directory || stat.st_nlink == 1 {
-            self.mark_origin(work, &copy)?;
+            self.mark_origin(work, spot, &copy)?;
         }
         self.give_mode(work, &copy, shown, owner)?;
         let times = times_of(stat);
@@ -246,9 +246,10 @@ impl Union {
         Ok(())
     }
 
-    fn mark_origin(&self, work: &Work, copy: &Copy<'_>) -> Outcome<()> {
+    fn mark_origin(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {
+        let value = self.origins.describe(spot);
         let result =
-            copy_spot(copy).set_xattr(self.namespace.origin(), ORIGIN_UNKNOWN, XattrFlags::empty());
+            copy_spot(copy).set_xattr(self.namespace.origin(), &value, XattrFlags::empty());
         match result {
             // user.* can't be set on links, devices and fifos; the kernel leaves it out there.
             Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
@@ -323,7 +324,7 @@ impl Union {
             let mut state = node.state.write();
             if keeps_number {
                 if named {
-                    self.origins.write().insert(id, state.ino);
+                    self.origins.insert(id, state.ino);
                 }
             } else {
                 state.ino = self.ground.numbers.ino(id.fs, id.ino);

@@ -369,11 +369,11 @@ impl Union {
             return Ok(self.ground.numbers.ino(id.fs, id.ino));
         }
         if kind != FileKind::Directory || below.is_empty() {
-            return Ok(self.upper_ino(id));
+            return self.upper_ino(real, name, id, kind);
         }
         // A merged directory has the number of its top lower one.
         if real.xattr(name, self.namespace.opaque())?.as_deref() == Some(OPAQUE) {
-            return Ok(self.upper_ino(id));
+            return self.upper_ino(real, name, id, kind);
         }
         for lower in below {
             let Some(stat) = lower.stat(name)? else {
@@ -385,7 +385,7 @@ impl Union {
             let id = self.ground.real_id(&stat);
             return Ok(self.ground.numbers.ino(id.fs, id.ino));
         }
-        Ok(self.upper_ino(id))
+        self.upper_ino(real, name, id, kind)
     }
 }
 

@@ -257,7 +257,7 @@ impl Union {
                 };
                 (
                     upper,
-                    self.upper_ino(id),
+                    self.upper_ino(upper, name, id, FileKind::of_mode(stat.st_mode))?,
                     Key::Real(LayerIndex::Upper, id),
                     Real::Upper(id),
                 )
@@ -300,10 +300,7 @@ impl Union {
             (Some((_, layer)), _) | (None, Some(layer)) => self.ground.real_id(&layer.stat),
             (None, None) => return Err(gone(name)),
         };
-        let ino = match (&upper, lowers.is_empty()) {
-            (Some(_), true) => self.upper_ino(numbered),
-            _ => self.ground.numbers.ino(numbered.fs, numbered.ino),
-        };
+        let ino = self.ground.numbers.ino(numbered.fs, numbered.ino);
         let (top_dir, stat, layer) = match (&upper, lowers.first()) {
             (Some(layer), _) => match dir.upper.get() {
                 Some(real) => (real, &layer.stat, LayerIndex::Upper),
@@ -415,12 +412,38 @@ impl Union {
         drop(old);
     }
 
-    /// The number of an object of the upper layer: its origin's where it was copied up.
-    pub(super) fn upper_ino(&self, id: RealId) -> Ino {
-        if let Some(ino) = self.origins.read().get(&id) {
-            return *ino;
+    /// The number of the object `name` of the upper layer that isn't a merged directory: its
+    /// origin's where it was copied up.
+    pub(super) fn upper_ino(
+        &self,
+        dir: &RealDir,
+        name: &OsStr,
+        id: RealId,
+        kind: FileKind,
+    ) -> Outcome<Ino> {
+        if let Some(ino) = self.origins.get(id) {
+            return Ok(ino);
         }
-        self.ground.numbers.ino(id.fs, id.ino)
+        let own = self.ground.numbers.ino(id.fs, id.ino);
+        if kind == FileKind::Directory
+            || !self.origins.are_readable()
+            || !dir.is_impure(self.namespace.impure())?
+        {
+            return Ok(own);
+        }
+        let Some(value) = dir.xattr(name, self.namespace.origin())? else {
+            return Ok(own);
+        };
+        let Some(stat) = dir.stat(name)? else {
+            return Ok(own);
+        };
+        match self.origins.resolve(&self.ground, &value, stat.st_mode) {
+            Some(ino) => {
+                self.origins.insert(id, ino);
+                Ok(ino)
+            }
+            None => Ok(own),
+        }
     }
 }
 

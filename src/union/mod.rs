@@ -16,6 +16,7 @@ mod lookup;
 mod node;
 mod number;
 mod ops;
+mod origins;
 mod owners;
 mod setup;
 mod spot;
@@ -25,7 +26,6 @@ mod tests;
 mod types;
 mod work;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,10 +35,10 @@ use rustix::fs::Stat;
 use crate::format::XattrNamespace;
 use crate::format::override_stat::{self, OverrideStat};
 use crate::sys::Errno;
-use layer::{Ground, LayerIndex, RealDir, RealId};
+use layer::{Ground, LayerIndex, RealDir};
 use listing::Listings;
-use locks::OrderedRwLock;
 use node::{DirPart, Node, Real};
+use origins::Origins;
 use owners::OwnerPolicy;
 use spot::Spot;
 use table::Table;
@@ -63,8 +63,7 @@ pub struct Union {
     owners: OwnerPolicy,
     /// For each lower layer: whether a directory of it said that it may hold xattr-whiteouts.
     xattr_whiteouts: Vec<AtomicBool>,
-    /// Numbers of the copied-up files of this mount, by what they are in the upper layer.
-    origins: OrderedRwLock<HashMap<RealId, Ino>>,
+    origins: Origins,
 }
 
 impl Union {

@@ -1,6 +1,5 @@
 //! Opening a merged tree: every layer's descriptor is taken here, once.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,9 +13,9 @@ use rustix::process::Resource;
 use super::descriptors::Descriptors;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
 use super::listing::Listings;
-use super::locks::{OrderedRwLock, Rank};
 use super::node::{DirPart, Node, Real, State};
 use super::number::Numbers;
+use super::origins::Origins;
 use super::owners::{OwnerPolicy, Owners};
 use super::table::{Key, Table};
 use super::types::{Fault, FileKind, NodeId};
@@ -126,6 +125,7 @@ impl Union {
             real: Real::Dir,
         };
         let slot = ground.descriptors.slot();
+        let origins = Origins::new(namespace, &lower_dirs);
         let part = DirPart::new(upper_dir, lower_dirs);
         let root = Node::new(
             NodeId::ROOT,
@@ -144,7 +144,7 @@ impl Union {
             namespace,
             owners: OwnerPolicy::new(setup.owners),
             xattr_whiteouts,
-            origins: OrderedRwLock::new(Rank::Leaf, HashMap::new()),
+            origins,
         })
     }
 

@@ -64,7 +64,7 @@ impl Union {
             .stat(name)?
             .ok_or_else(|| upper.fault("link", name, Errno::STALE))?;
         let id = self.ground.real_id(&stat);
-        if self.origins.read().contains_key(&id) {
+        if self.origins.get(id).is_some() {
             self.mark_impure(upper)?;
         }
         let found = Found::Leaf {

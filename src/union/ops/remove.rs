@@ -252,7 +252,7 @@ impl Union {
     pub(super) fn complete(&self, parting: Parting) {
         if let Some(id) = parting.last {
             // The file system may give the number to another file once this one is closed.
-            self.origins.write().remove(&id);
+            self.origins.remove(id);
         }
         let Some(node) = parting.node else { return };
         let mut state = node.state.write();

@@ -225,7 +225,7 @@ impl Union {
         }
         let state = moving.state.read();
         let copied_up = match &state.real {
-            Real::Upper(id) => self.origins.read().contains_key(id),
+            Real::Upper(id) => self.origins.get(*id).is_some(),
             _ => false,
         };
         drop(state);
