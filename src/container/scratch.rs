@@ -20,8 +20,8 @@ use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::fs::{
-    CWD, FileType, FlockOperation, Mode, OFlags, XattrFlags, flock, makedev, mknodat, open,
-    removexattr, setxattr,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags, chownat, flock,
+    makedev, mknodat, open, removexattr, setxattr,
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -251,15 +251,17 @@ fn make_directory(path: &Path) -> Result<bool> {
 fn imitate(upper: &Path, like: &Path) -> Result<()> {
     let step = "giving upper the mode of the root";
     let stat = rustix::fs::stat(like).context(step, like)?;
-    let owner = rustix::fs::chownat(
-        CWD,
-        upper,
-        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
-        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
-        rustix::fs::AtFlags::empty(),
-    );
+    let give = |uid, gid| {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        chownat(CWD, upper, Some(uid), Some(gid), AtFlags::empty())
+    };
+    let owner = match give(stat.st_uid, stat.st_gid) {
+        // An owner without a mapping here, whom the merged tree shows as root.
+        Err(Errno::INVAL | Errno::PERM) => give(0, 0),
+        given => given,
+    };
     match owner {
-        // An owner that isn't mapped here can't be given; the directory stays the user's.
+        // Root has none either; the directory stays the user's.
         Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
         Err(errno) => return Err(Error::system(step).at(upper).errno(errno)),
     }
