@@ -145,7 +145,7 @@ impl Run {
         namespaces::enter(standing, self.identity)?;
         let scratch = match &self.state {
             State::Temporary => Scratch::temporary(standing)?,
-            State::Kept(directory) => Scratch::kept(directory)?,
+            State::Kept(directory) => Scratch::kept(directory, standing)?,
         };
         let overlays = Overlays::mount(&scratch, self.layers(), &self.handled(&scratch), policy)?;
 
