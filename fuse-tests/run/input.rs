@@ -13,6 +13,7 @@ pub(crate) fn bad_input_is_one_line_and_code_2(way: &Way) {
         &["--lower", "/no/such"],
         &["--lower", &file],
         &["--bind", "/no/such"],
+        &["--bind", "/"],
         &["--bind-ro", "/no/such"],
         &["--chdir", "/no/such"],
         &["--env", "NAME"],

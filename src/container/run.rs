@@ -145,7 +145,7 @@ impl Run {
         namespaces::enter(standing, self.identity)?;
         let scratch = match &self.state {
             State::Temporary => Scratch::temporary(standing)?,
-            State::Kept(directory) => Scratch::kept(directory)?,
+            State::Kept(directory) => Scratch::kept(directory, standing)?,
         };
         let overlays = Overlays::mount(&scratch, self.layers(), &self.handled(&scratch), policy)?;
 
@@ -192,7 +192,13 @@ impl Run {
             *lower = directory("finding a lower layer", lower)?;
         }
         for bind in &mut self.binds {
-            bind.path = canonical("finding what to bind", &bind.path)?;
+            let step = "finding what to bind";
+            bind.path = canonical(step, &bind.path)?;
+            if bind.path == Path::new("/") {
+                return Err(Error::usage(step)
+                    .at(&bind.path)
+                    .because("that would cover the whole merged tree"));
+            }
         }
         // Parents first, or they would cover what is below them.
         self.binds.sort_by(|a, b| a.path.cmp(&b.path));

@@ -20,13 +20,14 @@ use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::fs::{
-    CWD, FileType, FlockOperation, Mode, OFlags, XattrFlags, flock, makedev, mknodat, open,
-    removexattr, setxattr,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags, chownat, flock,
+    makedev, mknodat, open, removexattr, setxattr,
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::namespaces::Standing;
 use crate::error::Context;
+use crate::format::WORK;
 use crate::sys::{Errno, process};
 use crate::{Error, Result};
 
@@ -42,6 +43,7 @@ enum End {
 pub(super) struct Scratch {
     directory: PathBuf,
     end: End,
+    standing: Standing,
     watcher: Pid,
     /// The watcher begins when this closes; no other process may hold it.
     release: Option<std::io::PipeWriter>,
@@ -70,7 +72,7 @@ impl Scratch {
                 if let Some(other) = second_best {
                     remove_empty(&other);
                 }
-                return Self::start(directory, End::Remove);
+                return Self::start(directory, End::Remove, standing);
             }
             match second_best {
                 None => second_best = Some(directory),
@@ -86,7 +88,7 @@ impl Scratch {
         info!("{}: in memory", directory.display());
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         match mount("tmpfs", &directory, "tmpfs", flags, Some(c"mode=700")) {
-            Ok(()) => Self::start(directory, End::Remove),
+            Ok(()) => Self::start(directory, End::Remove, standing),
             Err(errno) => {
                 remove_empty(&directory);
                 Err(Error::system("mounting a temporary file system")
@@ -97,7 +99,7 @@ impl Scratch {
     }
 
     /// The directory that the user named; it stays.
-    pub(super) fn kept(directory: &Path) -> Result<Self> {
+    pub(super) fn kept(directory: &Path, standing: Standing) -> Result<Self> {
         fs::create_dir_all(directory).map_err(|error| {
             Error::usage("making the directory of --keep")
                 .at(directory)
@@ -108,10 +110,10 @@ impl Scratch {
                 .at(directory)
                 .because(error.to_string())
         })?;
-        Self::start(directory, End::Keep)
+        Self::start(directory, End::Keep, standing)
     }
 
-    fn start(directory: PathBuf, end: End) -> Result<Self> {
+    fn start(directory: PathBuf, end: End, standing: Standing) -> Result<Self> {
         let lock = take_lock(&directory)?;
         let pipe_error = |error: std::io::Error| {
             Error::system("starting the watcher").because(error.to_string())
@@ -122,6 +124,7 @@ impl Scratch {
         let scratch = Self {
             directory,
             end,
+            standing,
             watcher,
             release: Some(release),
             _lock: lock,
@@ -168,7 +171,7 @@ impl Scratch {
             work: place.join("work"),
         };
         if make_directory(&layers.upper)? {
-            imitate(&layers.upper, like)?;
+            imitate(&layers.upper, like, self.standing)?;
         }
         make_directory(&layers.work)?;
         Ok(layers)
@@ -247,19 +250,22 @@ fn make_directory(path: &Path) -> Result<bool> {
     }
 }
 
+/// What the kernel shows for an owner without a mapping in this user namespace.
+const OVERFLOW_ID: u32 = 65534;
+
 /// Gives `upper` the owner and mode of `like`.
-fn imitate(upper: &Path, like: &Path) -> Result<()> {
+fn imitate(upper: &Path, like: &Path, standing: Standing) -> Result<()> {
     let step = "giving upper the mode of the root";
     let stat = rustix::fs::stat(like).context(step, like)?;
-    let owner = rustix::fs::chownat(
-        CWD,
-        upper,
-        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
-        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
-        rustix::fs::AtFlags::empty(),
-    );
-    match owner {
-        // An owner that isn't mapped here can't be given; the directory stays the user's.
+    // As the merged tree shows them, see `Owners::FakeRoot`.
+    let shown = |id| match standing {
+        Standing::Plain | Standing::NamespaceRoot if id == OVERFLOW_ID => 0,
+        _ => id,
+    };
+    let uid = Uid::from_raw(shown(stat.st_uid));
+    let gid = Gid::from_raw(shown(stat.st_gid));
+    match chownat(CWD, upper, Some(uid), Some(gid), AtFlags::empty()) {
+        // Where not even root is mapped the directory stays the user's.
         Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
         Err(errno) => return Err(Error::system(step).at(upper).errno(errno)),
     }
@@ -318,6 +324,7 @@ fn watch(directory: &Path, end: End, mut wait: std::io::PipeReader, lock: &Owned
     match end {
         End::Keep => {
             let _ = fs::remove_dir(&merged);
+            tidy(directory);
         }
         End::Remove => {
             // A directory in memory.
@@ -330,6 +337,19 @@ fn watch(directory: &Path, end: End, mut wait: std::io::PipeReader, lock: &Owned
         }
     }
     0
+}
+
+/// Takes the empty directories away that a mount leaves in its work directory: they are closed
+/// even to their owner, whose `rm -r` would stumble. The next mount makes them again.
+fn tidy(directory: &Path) {
+    let others = fs::read_dir(directory.join("mounts"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    for place in others.chain([directory.to_path_buf()]) {
+        let _ = fs::remove_dir(place.join("work").join(WORK));
+    }
 }
 
 /// Never descends into `merged`: should it still be mounted, what is in there is not ours.

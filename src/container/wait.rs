@@ -101,7 +101,10 @@ impl Signals {
             handled.add(signal);
         }
         let before = SigSet::thread_get_mask().map_err(failed)?;
-        handled.thread_block().map_err(failed)?;
+        let mut blocked = handled;
+        // Nobody reads stderr any more: no reason to leave the command alone.
+        blocked.add(Signal::SIGPIPE);
+        blocked.thread_block().map_err(failed)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let fd = SignalFd::with_flags(&handled, flags).map_err(failed)?;
         Ok(Self { fd, before })
