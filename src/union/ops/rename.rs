@@ -48,13 +48,25 @@ impl Union {
         check_name(new_name)?;
         let old_parent = self.dir_node(parent)?;
         let new_parent = self.dir_node(new_parent)?;
-        // Copies come before the locks: they can take long.
-        let moving = self.take_along(&old_parent, name)?;
+        let moving = self.movable(&old_parent, name)?;
         let swapped = match mode {
-            RenameMode::Exchange => Some(self.take_along(&new_parent, new_name)?),
+            RenameMode::Exchange => match self.movable(&new_parent, new_name) {
+                Ok(other) => Some(other),
+                Err(fault) => {
+                    self.release(moving.id, 1);
+                    return Err(fault);
+                }
+            },
             RenameMode::Replace | RenameMode::NoReplace => None,
         };
         let result = (|| {
+            // Only now that neither side refuses, and before the locks: copies can take long.
+            for (node, name) in [(Some(&moving), name), (swapped.as_ref(), new_name)] {
+                if let Some(node) = node {
+                    self.copy_up(node, Data::All)
+                        .map_err(|fault| fault.named(name))?;
+                }
+            }
             let from = Side {
                 upper: self.upper_dir(&old_parent.node, &old_parent.dir)?,
                 parent: &old_parent,
@@ -79,8 +91,8 @@ impl Union {
         result
     }
 
-    /// The node to be moved, copied up; counts one look-up. `EXDEV` where it can't move.
-    fn take_along(&self, parent: &DirNode, name: &OsStr) -> Outcome<Arc<Node>> {
+    /// The node to be moved; counts one look-up. `EXDEV` where it can't move.
+    fn movable(&self, parent: &DirNode, name: &OsStr) -> Outcome<Arc<Node>> {
         let node = {
             let _names = parent.dir.names.read();
             let found = self
@@ -88,19 +100,13 @@ impl Union {
                 .ok_or_else(|| Fault::merged("rename", Errno::NOENT).named(name))?;
             self.enter(&parent.node, &parent.dir, name, found)?.0
         };
-        let ready = match &node.dir {
-            Some(dir) if !dir.lowers.is_empty() => Err(Fault::merged(
-                "rename of a directory with a lower part",
-                Errno::XDEV,
-            )),
-            _ => self.copy_up(&node, Data::All),
-        };
-        match ready {
-            Ok(()) => Ok(node),
-            Err(fault) => {
+        match &node.dir {
+            Some(dir) if !dir.lowers.is_empty() => {
                 self.release(node.id, 1);
-                Err(fault.named(name))
+                let why = "rename of a directory with a lower part";
+                Err(Fault::merged(why, Errno::XDEV).named(name))
             }
+            _ => Ok(node),
         }
     }
 
