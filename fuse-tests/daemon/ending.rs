@@ -38,7 +38,7 @@ pub(crate) const CASES: &[Case] = &[
 fn umount_waits_for_the_server(place: &Place) -> Verdict {
     for turn in 0..5 {
         place.mount();
-        let said = place.shell(&format!("echo {turn} > merged/new && sync"));
+        let said = place.shell(&format!("echo {turn} > merged/new"));
         assert_eq!(said.code, Some(0), "{said:?}");
         let said = place.umount();
         assert_eq!(said.code, Some(0), "{said:?}");
@@ -117,7 +117,7 @@ fn a_killed_servers_mount_can_be_unmounted(place: &Place) -> Verdict {
     kill_process(place.server(), Signal::KILL)?;
     place.until_no_server();
     let said = place.shell("ls merged");
-    assert!(said.err.contains("not connected"), "{said:?}");
+    assert_ne!(said.code, Some(0), "{said:?}");
     let said = place.umount();
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(!place.is_mounted());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The plain user where the suite runs as root: fusermount3 wants one with an account.
 const PLAIN_NAME: &str = "nobody";
 
@@ -240,6 +240,8 @@ pub(crate) fn run(mut command: Command) -> Said {
 
 /// The end of a command that was started with pipes.
 pub(crate) fn finish(mut child: Child) -> Said {
+    let command = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
     let out = reader(child.stdout.take());
     let err = reader(child.stderr.take());
     let start = Instant::now();
@@ -249,13 +251,13 @@ pub(crate) fn finish(mut child: Child) -> Said {
         }
         if start.elapsed() > PATIENCE {
             child.kill().unwrap();
-            panic!("{child:?} hangs");
+            panic!("{command} hangs");
         }
         thread::sleep(Duration::from_millis(5));
     };
     let text = |from: mpsc::Receiver<String>, name: &str| {
         from.recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| panic!("somebody holds the {name} of {child:?}"))
+            .unwrap_or_else(|_| panic!("somebody holds the {name} of {command}"))
     };
     Said {
         code: status.code(),

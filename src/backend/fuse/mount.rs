@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 use rustix::fs::{Mode, OFlags};
@@ -226,8 +227,23 @@ pub(crate) enum Busy {
     Detach,
 }
 
+/// For how long a tree in use is tried again: what has just ended may hold it for a moment more.
+const A_MOMENT: Duration = Duration::from_millis(200);
+
 /// Unmounts what is on top at `target`.
 pub(crate) fn unmount(target: &Path, busy: Busy) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match try_unmount(target, busy) {
+            Err(error) if error.raw_errno() == Some(Errno::BUSY) && start.elapsed() < A_MOMENT => {
+                std::thread::sleep(A_MOMENT / 10);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_unmount(target: &Path, busy: Busy) -> Result<()> {
     let flags = match busy {
         Busy::Refuse => MntFlags::empty(),
         Busy::Detach => MntFlags::MNT_DETACH,

@@ -40,7 +40,7 @@ pub(super) fn run(
     let at = &job.target;
     let tree = Arc::new(Union::open(&job.setup)?);
     let identity = Identity::of_self();
-    let mut shutdown = Shutdown::prepare(Arc::clone(&tree));
+    let mut shutdown = Shutdown::prepare(&tree);
     let threads = event_loops();
     if own_mounts {
         let_mounts_go();

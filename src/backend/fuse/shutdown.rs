@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -24,7 +24,9 @@ use crate::union::Union;
 /// What ending by a signal needs.
 #[derive(Debug)]
 pub(super) struct Shutdown {
-    tree: Arc<Union>,
+    /// Not held: with its last user the tree lets the lock of the work directory go, before
+    /// anybody is told that the server has gone.
+    tree: Weak<Union>,
     /// /proc, opened while there was a path to it.
     proc: Option<OwnedFd>,
     /// The mount's device, as mount tables show it.
@@ -32,10 +34,10 @@ pub(super) struct Shutdown {
 }
 
 impl Shutdown {
-    pub(super) fn prepare(tree: Arc<Union>) -> Self {
+    pub(super) fn prepare(tree: &Arc<Union>) -> Self {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self {
-            tree,
+            tree: Arc::downgrade(tree),
             proc: openat(CWD, "/proc", flags, Mode::empty()).ok(),
             device: None,
         }
@@ -60,7 +62,7 @@ impl Shutdown {
 
     /// Ends the process at once. What was written is on its way to the disk.
     fn end(&self) {
-        if let Err(fault) = self.tree.close() {
+        if let Some(Err(fault)) = self.tree.upgrade().map(|tree| tree.close()) {
             log::error!("closing the layers: {fault}");
         }
         // Without the exit handlers: they are the caller's, from before the fork.
