@@ -7,13 +7,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    Access, AtFlags, CWD, FlockOperation, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat,
-    flock, fstatvfs, openat, statx,
+    Access, AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxFlags, accessat, fstatvfs, openat,
+    statx,
 };
 
 use super::Options;
 use super::escape::unescape;
-use crate::sys::{Errno, mountinfo};
+use crate::sys::{Errno, lock, mountinfo};
 use crate::{Error, Result};
 
 const STEP: &str = "checking the layers";
@@ -194,7 +194,7 @@ fn unlocked(name: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
     let Ok(open) = openat(fd, ".", flags, Mode::empty()) else {
         return Ok(());
     };
-    match flock(&open, FlockOperation::NonBlockingLockExclusive) {
+    match lock::exclusively(&open) {
         Err(Errno::WOULDBLOCK) => Err(usage(path)
             .because(format!("{name} is in use by another overlay"))
             .errno(Errno::BUSY)

@@ -6,6 +6,7 @@ pub mod chmod;
 pub mod cwd;
 pub mod fileflags;
 pub mod handle;
+pub mod lock;
 pub mod privilege;
 pub mod process;
 pub mod tree;

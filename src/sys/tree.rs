@@ -104,7 +104,7 @@ mod tests {
         std::fs::create_dir_all(&inner).unwrap();
         std::fs::write(inner.join("file"), "x").unwrap();
         std::os::unix::fs::symlink("/", inner.join("link")).unwrap();
-        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o000)).unwrap();
         let top = std::fs::File::open(scratch.path()).unwrap();
         remove(top.as_fd(), OsStr::new("a")).unwrap();
         assert_eq!(list(top.as_fd(), OsStr::new(".")).unwrap(), Some(vec![]));

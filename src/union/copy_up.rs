@@ -260,6 +260,9 @@ impl Union {
     /// Gives the copy the owner of the original; says whether it has to be recorded instead.
     fn give_owner(&self, work: &Work, copy: &Copy<'_>, shown: &Attr) -> Outcome<Owner> {
         match copy_spot(copy).chown(Some(shown.uid), Some(shown.gid)) {
+            Ok(()) if self.owners.is_ambiguous(Some(shown.uid), Some(shown.gid)) => {
+                Ok(Owner::ToBeRecorded)
+            }
             Ok(()) => Ok(Owner::Given),
             Err(Errno::PERM | Errno::INVAL) if self.owners.records() => Ok(Owner::ToBeRecorded),
             Err(errno) => Err(work.fault("copy-up: giving the owner", errno)),
@@ -388,7 +391,7 @@ impl Union {
 fn copy_spot(copy: &Copy<'_>) -> Spot {
     match copy.file.access() {
         Access::Path => copy.temp.spot(),
-        Access::Read | Access::Write => Spot::Open(copy.file.clone()),
+        Access::Read | Access::Append | Access::Write => Spot::Open(copy.file.clone()),
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Access {
     Path,
     /// Read.
     Read,
+    /// Read, and write at the end: the file is append-only (`chattr +a`).
+    Append,
     /// Read and write.
     Write,
 }

@@ -192,11 +192,11 @@ impl Union {
     /// Only a file with less on the disk than its size, or one in a directory that says it holds
     /// copied-up files, can be one; the others are not asked.
     fn refuse_metacopy(&self, real: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<()> {
-        if FileKind::of_mode(stat.st_mode) != FileKind::Regular || stat.st_size == 0 {
+        if FileKind::of_mode(stat.st_mode) != FileKind::Regular {
             return Ok(());
         }
-        let sparse = stat.st_blocks * 512 < stat.st_size;
-        if !sparse && !real.is_impure(self.namespace.impure())? {
+        let hollow = stat.st_size == 0 || stat.st_blocks * 512 < stat.st_size;
+        if !hollow && !real.is_impure(self.namespace.impure())? {
             return Ok(());
         }
         match real.xattr(name, self.namespace.metacopy())? {

@@ -41,6 +41,12 @@ impl OwnerPolicy {
         self.owners == Owners::FakeRoot
     }
 
+    /// Whether an owner that could be given must be recorded all the same: what the kernel shows
+    /// for unmapped owners may also be an id of the namespace ("nobody").
+    pub(crate) fn is_ambiguous(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
+        self.records() && (uid == Some(self.overflow_uid) || gid == Some(self.overflow_gid))
+    }
+
     /// The attributes of an object, from its `stat` and, where owners are recorded, its record.
     pub(crate) fn show(&self, ino: Ino, stat: &Stat, record: Option<OverrideStat>) -> Attr {
         let mut attr = Attr {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 
 use super::layer::{Ground, LayerIndex, RealDir};
 use super::locks::{OrderedMutex, Rank};
@@ -14,7 +14,7 @@ use super::spot::Spot;
 use super::types::{Fault, Place};
 use crate::error::Context;
 use crate::format::{INCOMPAT, INDEX, WORK};
-use crate::sys::{Errno, from_io, tree};
+use crate::sys::{self, Errno, from_io, tree};
 use crate::{Error, Result};
 
 /// The work directory of a writable mount.
@@ -233,7 +233,7 @@ impl Drop for Temp<'_> {
 
 /// Keeps a second mount out of an upper or work directory, as long as its descriptor lives.
 pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
-    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+    match sys::lock::exclusively(dir) {
         Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => Err(Error::usage("locking the writable layer")
             .at(path)

@@ -127,7 +127,9 @@ impl Union {
         let recorded = self.record_at(&spot, &stat);
         let given = spot.chown(change.uid, change.gid);
         match given {
-            Ok(()) if recorded.is_none() => Ok(()),
+            Ok(()) if recorded.is_none() && !self.owners.is_ambiguous(change.uid, change.gid) => {
+                Ok(())
+            }
             Ok(()) | Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
                 let mut shown = self.attr_of(node, &spot, &stat);
                 shown.uid = change.uid.unwrap_or(shown.uid);

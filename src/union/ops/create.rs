@@ -220,12 +220,14 @@ impl Union {
 
     fn give(&self, spot: &Spot, new: &New<'_>) -> Result<(), Errno> {
         let owned = spot.chown(Some(new.uid), Some(new.gid));
+        let ambiguous = self.owners.is_ambiguous(Some(new.uid), Some(new.gid));
         match owned {
-            Ok(()) => {}
-            Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
+            Ok(()) if !ambiguous => {}
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
                 self.write_record(spot, &shown(new))
                     .map_err(|fault| fault.errno)?;
             }
+            Ok(()) => {}
             Err(errno) => return Err(errno),
         }
         if matches!(new.kind, NewKind::Symlink(_)) {

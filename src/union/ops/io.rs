@@ -3,7 +3,7 @@
 //! There is no open file here. Every request names a node, so whatever was opened before a
 //! copy-up reads the copy after it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
@@ -41,6 +41,13 @@ impl Union {
     pub fn write(&self, id: NodeId, offset: u64, data: &[u8], kill: KillPriv) -> Outcome<usize> {
         let node = self.node(id)?;
         let file = self.file_for_writing(&node)?;
+        if file.access() == Access::Append {
+            let stat = rustix::fs::fstat(file.as_fd())
+                .map_err(|errno| self.io_fault(&node, "stat before a write", errno))?;
+            if stat.st_size as u64 != offset {
+                return Err(self.io_fault(&node, "writing to an append-only file", Errno::PERM));
+            }
+        }
         write_all(file.as_fd(), data, offset)
             .map_err(|errno| self.io_fault(&node, "writing", errno))?;
         if kill == KillPriv::Drop {
@@ -152,7 +159,9 @@ impl Union {
         if node.kind == FileKind::Directory {
             return Err(Fault::merged("opening a file", Errno::ISDIR));
         }
-        let enough = |file: &OpenFile| wanted != Access::Write || file.access() == Access::Write;
+        let enough = |file: &OpenFile| {
+            wanted != Access::Write || matches!(file.access(), Access::Write | Access::Append)
+        };
         if let Some(file) = self
             .ground
             .descriptors
@@ -171,14 +180,9 @@ impl Union {
                 Real::Upper(id) | Real::Lower { id, .. } => id,
             };
             let spot = self.spot(node)?;
-            let opened = match wanted {
-                Access::Write => open_upper(&spot, OFlags::RDWR | OFlags::NONBLOCK),
-                Access::Read | Access::Path => match open_for_reading(&spot) {
-                    Err(Errno::ACCESS) if node.is_upper() => {
-                        open_upper(&spot, OFlags::RDONLY | OFlags::NONBLOCK)
-                    }
-                    result => result,
-                },
+            let (opened, access) = match wanted {
+                Access::Write | Access::Append => open_for_writing(&spot),
+                Access::Read | Access::Path => (self.open_to_read(node, &spot), Access::Read),
             };
             let fd = match opened {
                 Ok(fd) => fd,
@@ -190,7 +194,7 @@ impl Union {
             if self.ground.real_id(&stat) != id {
                 continue;
             }
-            let file = OpenFile::new(fd, wanted);
+            let file = OpenFile::new(fd, access);
             // Kept only while it is still what the node is: a copy-up changes that under the
             // state's lock and then drops what was kept.
             let state = node.state.read();
@@ -205,6 +209,15 @@ impl Union {
         Err(Fault::merged("opening a file", Errno::STALE))
     }
 
+    fn open_to_read(&self, node: &Arc<Node>, spot: &Spot) -> Result<OwnedFd, Errno> {
+        match open_for_reading(spot) {
+            Err(Errno::ACCESS) if node.is_upper() => {
+                open_upper(spot, OFlags::RDONLY | OFlags::NONBLOCK)
+            }
+            result => result,
+        }
+    }
+
     fn io_fault(&self, node: &Arc<Node>, op: &'static str, errno: Errno) -> Fault {
         match self.spot(node) {
             Ok(spot) => spot.fault(op, errno),
@@ -213,9 +226,17 @@ impl Union {
     }
 }
 
+fn open_for_writing(spot: &Spot) -> (Result<OwnedFd, Errno>, Access) {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK;
+    match open_upper(spot, flags) {
+        Err(Errno::PERM) => (open_upper(spot, flags | OFlags::APPEND), Access::Append),
+        result => (result, Access::Write),
+    }
+}
+
 /// Opens a file of the upper layer. Whether the caller may was decided when it was opened in the
 /// merged tree; a server without privilege may have to give its own file the permission first.
-fn open_upper(spot: &Spot, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+fn open_upper(spot: &Spot, flags: OFlags) -> Result<OwnedFd, Errno> {
     match spot.open(flags) {
         Err(Errno::ACCESS) => {}
         result => return result,
