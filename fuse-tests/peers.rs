@@ -340,11 +340,11 @@ fn peers_row_6_sigterm_unmounts(t: &Tree) {
 fn peers_row_7_nobody_waits_for_a_copy_up(t: &Tree) {
     let data = vec![b'x'; 1 << 20];
     let mut big = File::create(t.low("big")).unwrap();
-    for _ in 0..160 {
+    for _ in 0..96 {
         big.write_all(&data).unwrap();
     }
     drop(big);
-    let entries: Vec<_> = (0..2000).map(|i| format!("d/f{i}=x")).collect();
+    let entries: Vec<_> = (0..600).map(|i| format!("d/f{i}=x")).collect();
     t.lower(&entries.iter().map(String::as_str).collect::<Vec<_>>());
     t.mount();
     let big = t.at("big");
@@ -355,7 +355,7 @@ fn peers_row_7_nobody_waits_for_a_copy_up(t: &Tree) {
     });
     let mut worst = Duration::ZERO;
     let mut done = 0;
-    while !copying.is_finished() && done < 2000 {
+    while !copying.is_finished() && done < 600 {
         let start = Instant::now();
         stat(t.at(&format!("d/f{done}")));
         worst = worst.max(start.elapsed());
@@ -422,8 +422,9 @@ fn peers_row_9_missing_names_are_remembered(t: &Tree) {
 }
 
 fn peers_row_9_large_directory_is_not_loaded_to_stat_a_file(t: &Tree) {
+    t.lowers_may_change();
     fs::create_dir(t.low("d")).unwrap();
-    for i in 0..5000 {
+    for i in 0..3000 {
         File::create(t.low(&format!("d/file-{i}"))).unwrap();
     }
     t.mount();
@@ -431,7 +432,7 @@ fn peers_row_9_large_directory_is_not_loaded_to_stat_a_file(t: &Tree) {
     assert_eq!(stat(t.at("d/file-17")).len(), 0);
     let first = start.elapsed();
     let start = Instant::now();
-    assert_eq!(names(&t.at("d")).len(), 5000);
+    assert_eq!(names(&t.at("d")).len(), 3000);
     let listing = start.elapsed();
     assert!(first < Duration::from_millis(100), "the first stat took {first:?}");
     assert!(listing < Duration::from_secs(1), "the listing took {listing:?}");

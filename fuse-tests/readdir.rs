@@ -116,17 +116,17 @@ fn plant_many(t: &Tree, layer: usize, prefix: &str, count: usize) {
 }
 
 fn large_directory(t: &Tree) {
-    plant_many(t, 0, "name-that-takes-some-room-", 3000);
+    plant_many(t, 0, "name-that-takes-some-room-", 1200);
     t.mount();
     let names = listed(t, "d");
-    assert_eq!(names.len(), 3000);
-    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 3000);
+    assert_eq!(names.len(), 1200);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 1200);
 }
 
 fn large_merged_directory(t: &Tree) {
-    plant_many(t, 0, "a", 700);
-    plant_many(t, 1, "a", 900);
-    plant_many(t, 2, "b", 700);
+    plant_many(t, 0, "a", 300);
+    plant_many(t, 1, "a", 500);
+    plant_many(t, 2, "b", 300);
     t.mount();
     for i in 0..100 {
         fs::remove_file(t.at(&format!("d/b{i:05}"))).unwrap();
@@ -134,7 +134,7 @@ fn large_merged_directory(t: &Tree) {
         t.append(&format!("d/a{i:05}"), "y");
     }
     let names = listed(t, "d");
-    assert_eq!(names.len(), 900 + 600 + 100);
+    assert_eq!(names.len(), 500 + 200 + 100);
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
 }
 
@@ -159,9 +159,9 @@ fn rewind_sees_changes(t: &Tree) {
 }
 
 fn removing_while_listing(t: &Tree) {
-    plant_many(t, 0, "low", 400);
+    plant_many(t, 0, "low", 200);
     t.mount();
-    for i in 0..400 {
+    for i in 0..200 {
         t.write(&format!("d/up{i:05}"), "x");
     }
     // As `rm -r` does it: names are removed while the directory is being read.

@@ -53,14 +53,21 @@ pub(crate) fn open_flags(path: impl AsRef<Path>, flags: i32) -> io::Result<File>
 
 /// The value of an extended attribute; `None` where there is none.
 pub(crate) fn xattr_get(path: impl AsRef<Path>, name: &str) -> Option<Vec<u8>> {
-    let mut value = vec![0; 65536];
-    match rustix::fs::lgetxattr(path.as_ref(), name, &mut value[..]) {
-        Ok(length) => {
-            value.truncate(length);
-            Some(value)
+    with_buffer(|buffer| rustix::fs::lgetxattr(path.as_ref(), name, buffer)).ok()
+}
+
+/// Calls with a small buffer, and with the largest that there is where that doesn't do.
+fn with_buffer(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 1024];
+    let length = match call(&mut buffer) {
+        Err(rustix::io::Errno::RANGE) => {
+            buffer.resize(65536, 0);
+            call(&mut buffer)?
         }
-        Err(_) => None,
-    }
+        result => result?,
+    };
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 /// Sets an extended attribute.
@@ -85,9 +92,9 @@ pub(crate) fn xattr_remove(path: impl AsRef<Path>, name: &str) -> io::Result<()>
 
 /// The names of the extended attributes, sorted. Security labels of the machine are left out.
 pub(crate) fn xattr_names(path: impl AsRef<Path>) -> Vec<Vec<u8>> {
-    let mut list = vec![0; 65536];
-    let length = rustix::fs::llistxattr(path.as_ref(), &mut list[..]).expect("listxattr");
-    let mut names: Vec<_> = list[..length]
+    let list = with_buffer(|buffer| rustix::fs::llistxattr(path.as_ref(), buffer));
+    let list = list.expect("listxattr");
+    let mut names: Vec<_> = list
         .split(|byte| *byte == 0)
         .filter(|name| !name.is_empty() && *name != b"security.selinux")
         .map(<[u8]>::to_vec)
