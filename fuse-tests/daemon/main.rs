@@ -12,6 +12,8 @@ mod starting;
 
 use std::process::ExitCode;
 
+use parking_lot::RwLock;
+
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use place::{Bench, Place, Who};
@@ -20,21 +22,51 @@ use place::{Bench, Place, Who};
 type Verdict = Result<Completion, Failed>;
 type Case = (&'static str, fn(&Place) -> Verdict);
 
+/// Root works in a mount namespace of its own, out of the machine's way. Before the first thread.
+fn isolate() {
+    use nix::mount::{MsFlags, mount};
+    if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok() {
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+    }
+}
+
+/// A new mount namespace has copies of all mounts, which keep their servers alive: the tests that
+/// make one run alone.
+static COPIES: RwLock<()> = RwLock::new(());
+
+fn trial(
+    bench: &'static Bench,
+    who: Who,
+    name: &str,
+    run: impl FnOnce() -> Verdict + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(format!("{}::{name}", who.name()), move || {
+        match bench.cannot(who) {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => run(),
+        }
+    })
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    isolate();
     let bench: &'static Bench = Box::leak(Box::new(Bench::set_up()));
-    let cases = [starting::CASES, ending::CASES, namespaces::CASES].concat();
+    let cases: Vec<&Case> = starting::CASES.iter().chain(ending::CASES).collect();
     let mut trials = Vec::new();
     for who in [Who::Root, Who::Plain] {
-        for (name, run) in &cases {
-            let run = *run;
-            trials.push(Trial::ignorable_test(
-                format!("{}::{name}", who.name()),
-                move || match bench.cannot(who) {
-                    Some(reason) => Ok(Completion::ignored_with(reason)),
-                    None => run(&bench.place(who)),
-                },
-            ));
+        for &(name, run) in &cases {
+            trials.push(trial(bench, who, name, move || {
+                let _others = COPIES.read();
+                run(&bench.place(who))
+            }));
+        }
+        for (name, run) in namespaces::CASES {
+            trials.push(trial(bench, who, name, move || {
+                let _alone = COPIES.write();
+                run(&bench.place(who))
+            }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

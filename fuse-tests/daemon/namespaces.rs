@@ -1,11 +1,17 @@
 //! Mounts in namespaces of their own: what `overfall run` and vagga do.
 
+use std::process::Stdio;
+
 use libtest_mimic::Completion;
 
-use super::place::Place;
+use super::place::{Place, until};
 use super::{Case, Verdict};
 
 pub(crate) const CASES: &[Case] = &[
+    (
+        "a_copy_in_another_namespace_is_named",
+        a_copy_in_another_namespace_is_named,
+    ),
     (
         "a_user_namespace_mounts_by_itself",
         a_user_namespace_mounts_by_itself,
@@ -113,6 +119,30 @@ fn sigterm_unmounts_in_the_callers_namespace(place: &Place) -> Verdict {
         ls merged; echo unmounted";
     let out = or_skip!(in_namespaces(place, "-Urmpf --mount-proc", script));
     assert_eq!(out, "unmounted\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+/// Whoever makes a mount namespace copies the mount, and keeps the server.
+fn a_copy_in_another_namespace_is_named(place: &Place) -> Verdict {
+    place.mount();
+    let mut command = place.command("unshare");
+    command
+        .args(["-Urm", "sh", "-c", "echo here > here; exec sleep 100"])
+        .current_dir(&place.dir)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut holder = command.spawn()?;
+    until("the copy is made", || place.dir.join("here").exists());
+    let said = place.umount();
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(
+        said.err.contains(&format!("process {}", holder.id())),
+        "{said:?}"
+    );
+    assert!(!place.is_mounted());
+    holder.kill()?;
+    holder.wait()?;
     place.until_no_server();
     Ok(Completion::Completed)
 }

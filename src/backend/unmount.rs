@@ -29,7 +29,7 @@ pub fn unmount(target: &Path) -> Result<()> {
     };
     match mount.kind.as_str() {
         "overlay" => native(&target),
-        fuse::FILE_SYSTEM => served(&target),
+        fuse::FILE_SYSTEM => served(&target, mount.device),
         other => Err(Error::usage(STEP)
             .at(&target)
             .because(format!("a file system of type {other} is mounted there"))
@@ -53,11 +53,11 @@ fn absolute(target: &Path) -> Result<PathBuf> {
     }
 }
 
-fn served(target: &Path) -> Result<()> {
+fn served(target: &Path, device: (u32, u32)) -> Result<()> {
     let server = Identity::of_mount(target).and_then(Identity::process);
     fuse::unmount(target, Busy::Refuse)?;
     match server {
-        Some(server) => server.wait(target, PATIENCE),
+        Some(server) => server.wait(target, Some(device), PATIENCE),
         None => {
             log::info!(
                 "{}: its server is out of sight, so there is nobody to wait for",

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
+use super::elsewhere;
+use super::handover::Device;
 use crate::Result;
 use crate::server;
 use crate::sys::Errno;
@@ -108,19 +110,13 @@ impl Process {
         }
     }
 
-    /// Waits until the server of `target` has gone.
-    pub(crate) fn wait(&self, target: &Path, patience: Duration) -> Result<()> {
-        let gone = match &self.handle {
-            Some(handle) => {
-                super::happened(&mut [PollFd::new(handle, PollFlags::IN)], Some(patience))
-            }
-            None => ask_until_gone(self.pid, patience),
-        };
-        if gone {
-            return Ok(());
-        }
+    /// Waits until it has gone: the server of `target`, which was known as `device`.
+    pub(crate) fn wait(&self, target: &Path, device: Device, patience: Duration) -> Result<()> {
         let pid = self.pid.as_raw_nonzero().get().unsigned_abs();
-        Err(super::still_there(pid, target))
+        elsewhere::wait(pid, device, target, patience, |time| match &self.handle {
+            Some(handle) => super::happened(&mut [PollFd::new(handle, PollFlags::IN)], Some(time)),
+            None => ask_until_gone(self.pid, time),
+        })
     }
 }
 
@@ -189,7 +185,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let process = Process::open(Pid::from_child(&child)).unwrap();
         process
-            .wait(Path::new("/"), Duration::from_secs(10))
+            .wait(Path::new("/"), None, Duration::from_secs(10))
             .unwrap();
         assert!(child.wait().unwrap().success());
     }

@@ -11,6 +11,7 @@
 //! server into it, and the server keeps none of the caller's mounts busy.
 
 mod daemon;
+mod elsewhere;
 mod handover;
 mod identity;
 mod mount;
@@ -142,10 +143,12 @@ impl Server {
     }
 
     fn wait(self, target: &Path, patience: Duration) -> Result<()> {
-        let mut fds = [PollFd::new(&self.alive, PollFlags::empty())];
-        if !happened(&mut fds, Some(patience)) {
-            return Err(still_there(self.pid, target));
-        }
+        elsewhere::wait(self.pid, self.device, target, patience, |time| {
+            happened(
+                &mut [PollFd::new(&self.alive, PollFlags::empty())],
+                Some(time),
+            )
+        })?;
         // Pid 1 of a namespace inherits its orphans, the server among them.
         if std::process::id() == 1
             && let Some(pid) = rustix::process::Pid::from_raw(self.pid.cast_signed())
@@ -173,15 +176,4 @@ fn happened(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> bool {
             }
         }
     }
-}
-
-/// The complaint about a server that doesn't go although its mount is unmounted.
-fn still_there(pid: u32, target: &Path) -> Error {
-    Error::system("waiting for the server to end")
-        .at(target)
-        .because(format!(
-            "it is unmounted here, but its server (process {pid}) still runs: the tree is mounted \
-             in another namespace, or a layer's file system hangs"
-        ))
-        .remedy("end whatever uses it; the server ends by itself then")
 }

@@ -1,0 +1,66 @@
+//! Other mount namespaces that hold a copy of a mount: whoever makes a namespace copies every mount
+//! there is, and our server has to serve until the last copy has gone.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::handover::Device;
+use crate::sys::mountinfo;
+use crate::{Error, Result};
+
+/// How long a server may take to end before we ask what keeps it.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Waits for a server to end. `gone` waits for at most the time that it is given.
+pub(super) fn wait(
+    pid: u32,
+    device: Device,
+    target: &Path,
+    patience: Duration,
+    gone: impl Fn(Duration) -> bool,
+) -> Result<()> {
+    let start = Instant::now();
+    while !gone(SOON) {
+        if let Some(holder) = device.and_then(holder) {
+            return Err(complaint(target)
+                .because(format!(
+                    "it is unmounted here, but process {holder} has it in a mount namespace of \
+                     its own, so its server (process {pid}) goes on"
+                ))
+                .remedy("the server ends with that namespace"));
+        }
+        if start.elapsed() > patience {
+            return Err(complaint(target)
+                .because(format!(
+                    "it is unmounted, but its server (process {pid}) doesn't end"
+                ))
+                .remedy("perhaps a layer's file system hangs; ask `dmesg`"));
+        }
+    }
+    Ok(())
+}
+
+fn complaint(target: &Path) -> Error {
+    Error::system("waiting for the server to end").at(target)
+}
+
+/// A process in whose mount namespace the device is mounted.
+fn holder(device: (u32, u32)) -> Option<u32> {
+    let mut seen = HashSet::new();
+    fs::read_dir("/proc").ok()?.find_map(|entry| {
+        let entry = entry.ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let namespace = rustix::fs::stat(entry.path().join("ns/mnt")).ok()?.st_ino;
+        if seen.contains(&namespace) {
+            return None;
+        }
+        let table = fs::read(entry.path().join("mountinfo")).ok()?;
+        seen.insert(namespace);
+        mountinfo::table(&table)
+            .iter()
+            .any(|mount| mount.device == device)
+            .then_some(pid)
+    })
+}
