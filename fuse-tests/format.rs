@@ -20,6 +20,7 @@ cases! {
     work_directory_is_empty_afterwards,
     unclean_work_directory_is_swept,
     no_sentinels_and_no_private_names_of_our_own,
+    volatile_leaves_its_mark,
     second_mount_of_an_upper_in_use: Limit::Fuse("the kernel only warns"),
 }
 
@@ -415,6 +416,24 @@ fn no_sentinels_and_no_private_names_of_our_own(t: &Tree) {
         }
     }
     t.mount();
+}
+
+fn volatile_leaves_its_mark(t: &Tree) {
+    t.lower(&["f=F"]);
+    t.option("volatile");
+    t.mount();
+    t.append("f", "+");
+    let mark = t.work("work/incompat/volatile/dirty");
+    assert!(mark.exists());
+    t.umount();
+    assert_eq!(sketch(&t.upper("")), ["f=F+"]);
+    assert!(mark.exists(), "after a clean end too: nothing was synced");
+    assert!(t.try_mount().is_err(), "the upper may have lost data");
+    fs::remove_dir_all(t.work("work/incompat")).unwrap();
+    t.mount();
+    assert_eq!(t.read("f"), "F+");
+    t.umount();
+    fs::remove_dir_all(t.work("work/incompat")).unwrap();
 }
 
 fn second_mount_of_an_upper_in_use(t: &Tree) {
