@@ -87,6 +87,8 @@ pub(crate) fn probe(variant: Variant, dir: &Path) -> Result<(), String> {
     let tree = Tree::new(dir.to_path_buf(), variant.carrier, variant.real_root);
     let result = tree.try_mount();
     Tree::abandon(dir);
+    drop(tree);
+    super::suite::remove(dir).map_err(|e| format!("removing the probe's directory: {e}"))?;
     result.map_err(|e| format!("the kernel's overlay can't be mounted here: {e}"))
 }
 

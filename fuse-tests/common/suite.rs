@@ -214,7 +214,7 @@ fn run_case(case: &Case, variant: Variant, dir: &Path) -> Outcome {
 }
 
 /// Removes a case's directory; work directories are closed even to their owner.
-fn remove(dir: &Path) -> std::io::Result<()> {
+pub(crate) fn remove(dir: &Path) -> std::io::Result<()> {
     for work in ["w/work", "w/index"] {
         let _ = fs::set_permissions(dir.join(work), fs::Permissions::from_mode(0o700));
     }
