@@ -34,7 +34,8 @@ impl Origin {
         let (header, rest) = value.split_first_chunk::<HEADER_LEN>()?;
         let [version, magic, len, flags, handle_type, uuid @ ..] = header;
         let handle_len = usize::from(*len).checked_sub(HEADER_LEN)?;
-        let known = *version <= VERSION && *magic == MAGIC && flags & !KNOWN_FLAGS == 0;
+        // A later version would say something else.
+        let known = *version == VERSION && *magic == MAGIC && flags & !KNOWN_FLAGS == 0;
         let readable = flags & ANY_ENDIAN != 0 || flags & BIG_ENDIAN == OUR_ENDIAN;
         if !known || !readable || handle_len == 0 {
             return None;
