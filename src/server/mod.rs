@@ -6,6 +6,7 @@
 //! the kernel asks no more. Every read and write then names an inode, so a descriptor that was
 //! opened before a copy-up follows it by construction.
 
+mod answer;
 mod convert;
 mod counters;
 mod ioctl;

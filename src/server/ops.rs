@@ -14,11 +14,12 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::answer::{as_far_as, flow, sized, statfs};
 use super::counters::Op;
 use super::reply::NoReply;
 use super::{Server, convert, ioctl, policy};
 use crate::sys::Errno;
-use crate::union::{Attr, Entry, Fault, Flow, NewKind, NodeId, Outcome, SetAttr, StatFs, Union};
+use crate::union::{Fault, NewKind, NodeId, Outcome, SetAttr, Union};
 
 thread_local! {
     /// What a READ is read into; each event loop keeps its own.
@@ -40,61 +41,7 @@ fn done(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
-/// The protocol of GETXATTR and LISTXATTR: the size alone, or the bytes if there is room.
-fn sized(reply: ReplyXattr, room: u32, value: &[u8]) {
-    match u32::try_from(value.len()) {
-        Ok(size) if room == 0 => reply.size(size),
-        Ok(size) if size <= room => reply.data(value),
-        _ => reply.error(fuser::Errno::ERANGE),
-    }
-}
-
-fn statfs(reply: ReplyStatfs, stat: StatFs) {
-    reply.statfs(
-        stat.blocks,
-        stat.bfree,
-        stat.bavail,
-        stat.files,
-        stat.ffree,
-        stat.bsize,
-        stat.namelen,
-        stat.frsize,
-    );
-}
-
 impl Server {
-    /// For how long the attributes in a look-up's answer hold. They carry the node's number where
-    /// `st_ino` belongs; where the two differ, a `stat` has to ask GETATTR.
-    fn attr_ttl(&self, entry: &Entry) -> Duration {
-        if entry.shows_own_number() {
-            self.caching.attr
-        } else {
-            Duration::ZERO
-        }
-    }
-
-    /// The time for those answers in which fuser has one for the name and the attributes.
-    fn shorter_ttl(&self, entry: &Entry) -> Duration {
-        self.caching.entry.min(self.attr_ttl(entry))
-    }
-
-    fn answer_entry(&self, reply: ReplyEntry, entry: Entry) {
-        let (attr, generation) = convert::entry(&entry);
-        let attr_ttl = self.attr_ttl(&entry);
-        reply.entry_with_ttls(&attr_ttl, &self.caching.entry, &attr, generation);
-    }
-
-    fn answer_lookup(&self, reply: ReplyEntry, found: Option<Entry>) {
-        match found {
-            Some(entry) => self.answer_entry(reply, entry),
-            None => reply.entry(&self.caching.absent, &convert::absent(), Generation(0)),
-        }
-    }
-
-    fn answer_attr(&self, reply: ReplyAttr, attr: Attr) {
-        reply.attr(&self.caching.attr, &convert::attr(&attr));
-    }
-
     #[allow(clippy::too_many_arguments)] // as many as the request has
     fn make(
         &self,
@@ -669,19 +616,4 @@ impl Filesystem for Server {
             |reply, answer| reply.ioctl(0, &answer),
         );
     }
-}
-
-/// Counts what a listing took; fuser says whether it was full.
-fn flow(full: bool, taken: &mut usize) -> Flow {
-    if full {
-        return Flow::Full;
-    }
-    *taken += 1;
-    Flow::Took
-}
-
-/// A listing that fails half way is answered as far as it got: the kernel owns the look-ups of the
-/// entries in it, and meets the error when it asks for the rest.
-fn as_far_as(taken: usize, listed: Outcome<()>) -> Outcome<()> {
-    if taken > 0 { Ok(()) } else { listed }
 }
