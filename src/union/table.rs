@@ -92,12 +92,7 @@ impl Table {
             }
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        // The number of a name-keyed node must stay free for the object itself.
-        let wanted = match key {
-            Key::Real(..) => NodeId(ino.0),
-            Key::Name(..) => NodeId(numbers.fresh()),
-        };
-        let mut id = wanted;
+        let mut id = NodeId(ino.0);
         loop {
             let mut nodes = self.node_shard(id).write();
             if let MapEntry::Vacant(vacant) = nodes.entry(id) {
