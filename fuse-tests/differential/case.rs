@@ -1,0 +1,331 @@
+//! One case: layers and steps, and what becomes of them on both sides.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::compare::{self, Pairs, differences};
+use super::execute::{Hands, Outcome};
+use super::known;
+use super::layers::{self, Entry, Layer, Power};
+use super::look::{self, Tree, shown};
+use super::ops::{self, On, Op, Step};
+use super::random::Random;
+use super::side::{self, Carrier, Mounted};
+
+/// How long a case may take before overfall's mount is torn down under it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Layers and steps.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) power: Power,
+    pub(crate) lowers: usize,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) steps: Vec<Step>,
+    /// Whether every step's objects are looked at after it; caches are warmer then.
+    pub(crate) nosy: bool,
+}
+
+/// Something that isn't as it should be.
+#[derive(Debug, Clone)]
+pub(crate) struct Finding {
+    /// What kind of thing it is: shrinking keeps to it.
+    pub(crate) class: String,
+    /// The step that showed it, if one did.
+    pub(crate) step: Option<usize>,
+    pub(crate) text: String,
+}
+
+/// How often each known difference was met.
+pub(crate) type Tally = BTreeMap<&'static str, usize>;
+
+impl Case {
+    /// The case of a seed.
+    pub(crate) fn generate(seed: u64, power: Power, steps: usize) -> Self {
+        let mut random = Random::new(seed);
+        let lowers = 1 + random.below(4);
+        let entries = layers::generate(&mut random, power, lowers);
+        let steps = ops::generate(&mut random, power, &entries, steps);
+        Self {
+            power,
+            lowers,
+            entries,
+            steps,
+            nosy: random.percent(50),
+        }
+    }
+
+    /// As a short text.
+    pub(crate) fn script(&self) -> String {
+        let mut text = format!(
+            "  {} lower layers{}\n",
+            self.lowers,
+            if self.nosy {
+                ", looked at after each step"
+            } else {
+                ""
+            }
+        );
+        for entry in &self.entries {
+            let place = match entry.layer {
+                Layer::Upper => "upper".to_owned(),
+                Layer::Lower(index) => format!("lower {index}"),
+            };
+            let xattrs: Vec<_> = entry
+                .xattrs
+                .iter()
+                .map(|(name, value)| format!(" {name}={}", value.escape_ascii()))
+                .collect();
+            let _ = writeln!(
+                text,
+                "  {place}: /{} {:?} {:o} {}:{}{}",
+                shown(&entry.path),
+                entry.kind,
+                entry.mode,
+                entry.owner.0,
+                entry.owner.1,
+                xattrs.concat()
+            );
+        }
+        for step in &self.steps {
+            let _ = write!(text, "  {:?}", step.op);
+            if step.uid != 0 {
+                let _ = write!(text, " by {}", step.uid);
+            }
+            if step.umask != 0o022 {
+                let _ = write!(text, " umask {:03o}", step.umask);
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Runs it in `dir`, which is made and removed.
+    pub(crate) fn run(&self, dir: &Path, tally: &mut Tally) -> Result<(), Finding> {
+        fs::create_dir(dir).map_err(|error| plain("setup", error))?;
+        let sides = [dir.join("k"), dir.join("o")];
+        let (dismissed, wait) = mpsc::channel::<()>();
+        let target = sides[1].join("m");
+        let watchdog = std::thread::spawn(move || {
+            let stuck = wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+            if stuck {
+                side::abandon(&target);
+            }
+            stuck
+        });
+        let mut result = self.compare(&sides, tally);
+        drop(dismissed);
+        if watchdog.join().unwrap_or(true) {
+            let text = result.err().map(|finding| finding.text).unwrap_or_default();
+            result = Err(plain(
+                "stuck",
+                format!("took too long, the mount was torn down; {text}"),
+            ));
+        }
+        for side in &sides {
+            side::abandon(&side.join("m"));
+            let _ = fs::set_permissions(side.join("w/work"), fs::Permissions::from_mode(0o700));
+        }
+        if let Err(error) = fs::remove_dir_all(dir) {
+            eprintln!("removing {}: {error}", dir.display());
+        }
+        result
+    }
+
+    fn compare(&self, sides: &[PathBuf; 2], tally: &mut Tally) -> Result<(), Finding> {
+        let carriers = [Carrier::Kernel, Carrier::Overfall];
+        for side in sides {
+            layers::build(side, self.power, self.lowers, &self.entries)
+                .map_err(|error| plain("setup", error))?;
+        }
+        let before = self.lower_trees(&sides[1])?;
+        let mount = |side: usize, by| {
+            Mounted::new(&sides[side], by, self.power, self.lowers).map_err(|e| plain("mount", e))
+        };
+        let mounts = [mount(0, carriers[0])?, mount(1, carriers[1])?];
+        let mut pairs = Pairs::default();
+        let show = |mount: &Mounted| {
+            look::tree(&mount.root(), &look::plainly).map_err(|error| plain("tree", error))
+        };
+        {
+            let mut hands = [Hands::new(mounts[0].root()), Hands::new(mounts[1].root())];
+            for (index, step) in self.steps.iter().enumerate() {
+                let finding = |finding: Finding| Finding {
+                    step: Some(index),
+                    ..finding
+                };
+                self.step(step, &mut hands, &mut pairs, tally)
+                    .map_err(finding)?;
+                if self.nosy && index % 25 == 24 {
+                    let trees = [show(&mounts[0])?, show(&mounts[1])?];
+                    self.same("tree", &trees, &mut pairs).map_err(finding)?;
+                }
+            }
+        }
+        let trees = [show(&mounts[0])?, show(&mounts[1])?];
+        self.same("tree", &trees, &mut pairs)?;
+        for mount in mounts {
+            mount.unmount().map_err(|error| plain("unmount", error))?;
+        }
+        let after = self.lower_trees(&sides[1])?;
+        for (before, after) in before.iter().zip(&after) {
+            report("lower", differences(("before", before), ("after", after)))?;
+        }
+        report("work", compare::leftovers(&sides[1]))?;
+        let upper = |side: usize| {
+            compare::upper(&sides[side].join("u"), self.power)
+                .map_err(|error| plain("upper", error))
+        };
+        let uppers = [upper(0)?, upper(1)?];
+        report(
+            "upper",
+            differences(("kernel", &uppers[0]), ("overfall", &uppers[1])),
+        )?;
+        for (side, by) in [(1, Carrier::Kernel), (0, Carrier::Overfall)] {
+            let mounted = mount(side, by)?;
+            let again = show(&mounted)?;
+            let label = format!("{}'s upper mounted by {}", carriers[side].name(), by.name());
+            report(
+                "remount",
+                differences(("before", &trees[side]), (&label, &again)),
+            )?;
+            mounted.unmount().map_err(|error| plain("unmount", error))?;
+        }
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        step: &Step,
+        hands: &mut [Hands; 2],
+        pairs: &mut Pairs,
+        tally: &mut Tally,
+    ) -> Result<(), Finding> {
+        pairs.part(&hands[0].parting(&step.op), &hands[1].parting(&step.op));
+        if step.op == Op::DropCaches && self.power == Power::User {
+            return Ok(());
+        }
+        let [kernel, overfall] = hands;
+        self.agree(step, kernel, overfall, pairs, tally, &name_of(&step.op))?;
+        if self.nosy {
+            for on in objects(&step.op) {
+                let step = Step {
+                    uid: 0,
+                    umask: 0o022,
+                    op: Op::Stat { on, follow: false },
+                };
+                let class = format!("Stat after {}", name_of(&step.op));
+                self.agree(&step, kernel, overfall, pairs, tally, &class)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn agree(
+        &self,
+        step: &Step,
+        kernel: &mut Hands,
+        overfall: &mut Hands,
+        pairs: &mut Pairs,
+        tally: &mut Tally,
+        class: &str,
+    ) -> Result<(), Finding> {
+        let (theirs, ours): (Outcome, Outcome) = (kernel.execute(step), overfall.execute(step));
+        if theirs.result != ours.result {
+            if let Some(known) = known::find(step, &theirs, &ours) {
+                *tally.entry(known.why).or_default() += 1;
+                return Ok(());
+            }
+            let text = format!(
+                "{:?} by {}\n    kernel:   {}\n    overfall: {}",
+                step.op,
+                step.uid,
+                theirs.show(),
+                ours.show()
+            );
+            return Err(plain(class, text));
+        }
+        if let (Some(theirs), Some(ours), Op::Stat { on, .. }) =
+            (theirs.identity, ours.identity, &step.op)
+        {
+            let path = match on {
+                On::Path(path) => path.clone(),
+                On::Slot(slot) => PathBuf::from(format!("(descriptor {slot})")),
+            };
+            report("st_ino", Vec::from_iter(pairs.meet(&path, theirs, ours)))?;
+        }
+        Ok(())
+    }
+
+    fn same(&self, class: &str, trees: &[Tree; 2], pairs: &mut Pairs) -> Result<(), Finding> {
+        report(
+            class,
+            differences(("kernel", &trees[0]), ("overfall", &trees[1])),
+        )?;
+        report("st_ino", pairs.meet_all(&trees[0], &trees[1]))
+    }
+
+    fn lower_trees(&self, side: &Path) -> Result<Vec<Tree>, Finding> {
+        (0..self.lowers)
+            .map(|index| {
+                look::tree(&Layer::Lower(index).dir(side), &look::plainly)
+                    .map_err(|error| plain("setup", error))
+            })
+            .collect()
+    }
+}
+
+fn plain(class: &str, text: impl std::fmt::Display) -> Finding {
+    Finding {
+        class: class.to_owned(),
+        step: None,
+        text: text.to_string(),
+    }
+}
+
+fn report(class: &str, lines: Vec<String>) -> Result<(), Finding> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    Err(plain(
+        class,
+        format!("{class}:\n    {}", lines.join("\n    ")),
+    ))
+}
+
+fn name_of(op: &Op) -> String {
+    let text = format!("{op:?}");
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+/// What a step was about.
+fn objects(op: &Op) -> Vec<On> {
+    let path = |path: &PathBuf| On::Path(path.clone());
+    match op {
+        Op::Open { path: at, .. }
+        | Op::Mkdir { path: at, .. }
+        | Op::Rmdir { path: at }
+        | Op::Mknod { path: at, .. }
+        | Op::Symlink { path: at, .. }
+        | Op::Unlink { path: at } => vec![
+            path(at),
+            On::Path(at.parent().map_or_else(PathBuf::new, Path::to_path_buf)),
+        ],
+        Op::Link { from, to } | Op::Rename { from, to, .. } => vec![path(from), path(to)],
+        Op::Write { slot, .. } | Op::Fallocate { slot, .. } | Op::CopyRange { to: slot, .. } => {
+            vec![On::Slot(*slot)]
+        }
+        Op::Truncate { on, .. }
+        | Op::Chmod { on, .. }
+        | Op::Chown { on, .. }
+        | Op::Utimens { on, .. }
+        | Op::Setxattr { on, .. }
+        | Op::Removexattr { on, .. } => vec![on.clone()],
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,163 @@
+//! Compares what the two sides show and what they leave behind.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
+
+use super::layers::Power;
+use super::look::{self, Node, Tree, shown};
+
+/// Lines that say where two trees differ; none where they are the same.
+pub(crate) fn differences(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<String> {
+    let mut lines = Vec::new();
+    let paths: BTreeSet<_> = ours.1.keys().chain(theirs.1.keys()).collect();
+    for path in paths {
+        let (a, b) = (ours.1.get(path), theirs.1.get(path));
+        if a.map(|node| &node.lines) == b.map(|node| &node.lines) {
+            continue;
+        }
+        for (label, this, other) in [(ours.0, a, b), (theirs.0, b, a)] {
+            let text = this.map_or_else(
+                || "isn't there".to_owned(),
+                |node| {
+                    let same =
+                        |line: &&String| other.is_none_or(|other| !other.lines.contains(line));
+                    node.lines
+                        .iter()
+                        .filter(same)
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join("; ")
+                },
+            );
+            lines.push(format!("/{}: {label}: {text}", shown(path)));
+        }
+    }
+    if lines.is_empty() {
+        lines = unlike_links(ours, theirs);
+    }
+    lines
+}
+
+/// Names that are one object on one side and several on the other.
+fn unlike_links(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<String> {
+    let (a, b) = (leaders(ours.1), leaders(theirs.1));
+    a.iter()
+        .filter(|(path, leader)| b.get(*path) != Some(leader))
+        .map(|(path, leader)| {
+            let other = b.get(path).map_or_else(String::new, |path| shown(path));
+            let (path, leader) = (shown(path), shown(leader));
+            format!(
+                "/{path}: {} shows it as a link to /{leader}, {} to /{other}",
+                ours.0, theirs.0
+            )
+        })
+        .collect()
+}
+
+fn leaders(tree: &Tree) -> HashMap<&Path, &Path> {
+    let mut first = HashMap::new();
+    let plain = tree.iter().filter(|(_, node)| !is_whiteout(node));
+    plain
+        .map(|(path, node)| (&**path, *first.entry(node.identity).or_insert(&**path)))
+        .collect()
+}
+
+fn is_whiteout(node: &Node) -> bool {
+    node.kind == FileType::CharacterDevice && node.rdev == 0
+}
+
+/// Reads an upper layer: whiteouts are whiteouts whatever their mode, the overlay's own
+/// attributes are brought to what must be the same.
+pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
+    let (origin, uuid) = (power.private("origin"), power.private("uuid"));
+    let show = |name: &str, value: &[u8]| {
+        if name == origin {
+            // A file handle or empty, as the mounter's rights allow.
+            Some(format!("{name} is there"))
+        } else if name == uuid {
+            None
+        } else {
+            look::plainly(name, value)
+        }
+    };
+    let mut tree = look::tree(dir, &show)?;
+    for node in tree.values_mut().filter(|node| is_whiteout(node)) {
+        node.lines = vec!["whiteout".to_owned()];
+    }
+    Ok(tree)
+}
+
+/// Everything in the work directory that shouldn't be left there.
+pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
+    let Ok(tree) = look::tree(&dir.join("w"), &look::plainly) else {
+        return vec!["the work directory can't be read".to_owned()];
+    };
+    tree.keys()
+        .filter(|path| !path.as_os_str().is_empty() && *path != Path::new("work"))
+        .map(|path| format!("left in the work directory: {}", shown(path)))
+        .collect()
+}
+
+/// Which object of one side is which of the other: `st_ino` must tell them apart and stay the
+/// same through copy-up and rename.
+#[derive(Default)]
+pub(crate) struct Pairs {
+    to_theirs: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
+    to_ours: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
+}
+
+impl Pairs {
+    /// Notes that two objects are one; says so where either was another one before.
+    pub(crate) fn meet(
+        &mut self,
+        path: &Path,
+        ours: (u64, u64),
+        theirs: (u64, u64),
+    ) -> Option<String> {
+        let before = self.to_theirs.insert(ours, (theirs, path.to_path_buf()));
+        let back = self.to_ours.insert(theirs, (ours, path.to_path_buf()));
+        let path = shown(path);
+        if let Some((other, seen)) = before
+            && other != theirs
+        {
+            let seen = shown(&seen);
+            return Some(format!(
+                "st_ino of /{path}: the kernel shows the number that it showed for /{seen}, overfall another ({} then, {} now)",
+                other.1, theirs.1
+            ));
+        }
+        if let Some((other, seen)) = back
+            && other != ours
+        {
+            let seen = shown(&seen);
+            return Some(format!(
+                "st_ino of /{path}: overfall shows the number that it showed for /{seen}, the kernel another ({} then, {} now)",
+                other.1, ours.1
+            ));
+        }
+        None
+    }
+
+    /// Forgets objects that may be gone.
+    pub(crate) fn part(&mut self, ours: &[(u64, u64)], theirs: &[(u64, u64)]) {
+        for identity in ours {
+            if let Some((other, _)) = self.to_theirs.remove(identity) {
+                self.to_ours.remove(&other);
+            }
+        }
+        for identity in theirs {
+            if let Some((other, _)) = self.to_ours.remove(identity) {
+                self.to_theirs.remove(&other);
+            }
+        }
+    }
+
+    /// Notes all objects of two equal trees.
+    pub(crate) fn meet_all(&mut self, ours: &Tree, theirs: &Tree) -> Vec<String> {
+        ours.iter()
+            .filter_map(|(path, node)| self.meet(path, node.identity, theirs.get(path)?.identity))
+            .collect()
+    }
+}

@@ -1,0 +1,487 @@
+//! Operations as data: what can be asked of a tree, and random sequences of it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::layers::{DIRS, Entry, MODES, NAMES, Power, USERS, acl, link_target};
+use super::random::Random;
+
+/// How many descriptors a case holds at most.
+pub(crate) const SLOTS: usize = 4;
+/// How many mappings a case holds at most.
+pub(crate) const MAPS: usize = 2;
+/// The length of a mapping.
+pub(crate) const MAP_LENGTH: usize = 16_384;
+
+/// The object of an operation that takes a path or a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum On {
+    Path(PathBuf),
+    Slot(usize),
+}
+
+/// What mknod(2) makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Special {
+    Fifo,
+    Socket,
+    Null,
+    Loop,
+    Whiteout,
+    Regular,
+}
+
+/// A time for utimensat(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Now,
+    Omit,
+    At(i64),
+}
+
+/// One system call or a few that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// `O_*` flags; `O_NONBLOCK`, `O_CLOEXEC` are always added.
+    Open {
+        slot: usize,
+        path: PathBuf,
+        flags: i32,
+        mode: u32,
+    },
+    Close {
+        slot: usize,
+    },
+    /// `None` reads from the descriptor's position.
+    Read {
+        slot: usize,
+        at: Option<u64>,
+        length: usize,
+    },
+    Write {
+        slot: usize,
+        at: Option<u64>,
+        length: usize,
+        seed: u64,
+    },
+    Truncate {
+        on: On,
+        size: u64,
+    },
+    Chmod {
+        on: On,
+        mode: u32,
+    },
+    Chown {
+        on: On,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    },
+    Utimens {
+        on: On,
+        atime: Moment,
+        mtime: Moment,
+    },
+    Mkdir {
+        path: PathBuf,
+        mode: u32,
+    },
+    Rmdir {
+        path: PathBuf,
+    },
+    Mknod {
+        path: PathBuf,
+        kind: Special,
+        mode: u32,
+    },
+    Symlink {
+        target: PathBuf,
+        path: PathBuf,
+    },
+    Readlink {
+        path: PathBuf,
+    },
+    Link {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Unlink {
+        path: PathBuf,
+    },
+    /// `RENAME_*` flags.
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        flags: u32,
+    },
+    Getxattr {
+        on: On,
+        name: &'static str,
+    },
+    Listxattr {
+        on: On,
+    },
+    Setxattr {
+        on: On,
+        name: &'static str,
+        value: Vec<u8>,
+        flags: u32,
+    },
+    Removexattr {
+        on: On,
+        name: &'static str,
+    },
+    Readdir {
+        on: On,
+    },
+    Stat {
+        on: On,
+        follow: bool,
+    },
+    Access {
+        path: PathBuf,
+        mode: u32,
+    },
+    Fallocate {
+        slot: usize,
+        mode: u32,
+        at: u64,
+        length: u64,
+    },
+    Seek {
+        slot: usize,
+        hole: bool,
+        at: u64,
+    },
+    CopyRange {
+        from: usize,
+        from_at: u64,
+        to: usize,
+        to_at: u64,
+        length: usize,
+    },
+    Fsync {
+        slot: usize,
+    },
+    /// Maps a path privately or shared, reads, writes a private page, unmaps.
+    MapOnce {
+        path: PathBuf,
+        shared: bool,
+    },
+    /// Keeps a shared writable mapping of a descriptor.
+    Map {
+        map: usize,
+        slot: usize,
+    },
+    MapRead {
+        map: usize,
+        at: usize,
+    },
+    MapWrite {
+        map: usize,
+        at: usize,
+        length: usize,
+        seed: u64,
+    },
+    Unmap {
+        map: usize,
+    },
+    /// Lets the kernel forget what nobody uses.
+    DropCaches,
+}
+
+/// An operation and who does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) uid: u32,
+    pub(crate) umask: u32,
+    pub(crate) op: Op,
+}
+
+const XATTRS: [&str; 11] = [
+    "user.color",
+    "user.big",
+    "user.new",
+    "trusted.note",
+    "user.overlay.opaque",
+    "user.overlay.origin",
+    "user.overlay.overlay.opaque",
+    "trusted.overlay.opaque",
+    "security.capability",
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+];
+
+const OFFSETS: [u64; 10] = [0, 0, 1, 10, 100, 4095, 4096, 12_288, 65_536, 300_001];
+const LENGTHS: [usize; 7] = [0, 1, 10, 512, 4096, 5000, 16_384];
+
+/// Random steps over the names in the layers and those that the steps make.
+pub(crate) fn generate(
+    random: &mut Random,
+    power: Power,
+    entries: &[Entry],
+    count: usize,
+) -> Vec<Step> {
+    let mut known: Vec<PathBuf> = entries.iter().map(|entry| entry.path.clone()).collect();
+    (0..count)
+        .map(|_| {
+            let op = one(random, power, &mut known);
+            let uid = match power {
+                Power::Root if random.percent(35) => *random.pick(&USERS),
+                _ => 0,
+            };
+            let umask = *random.pick(&[0o022, 0o022, 0, 0o077, 0o027]);
+            Step { uid, umask, op }
+        })
+        .collect()
+}
+
+fn path(random: &mut Random, known: &mut Vec<PathBuf>) -> PathBuf {
+    if !known.is_empty() && random.percent(60) {
+        return random.pick(known).clone();
+    }
+    let mut path = PathBuf::new();
+    for _ in 0..random.weighted(&[(40, 0), (40, 1), (20, 2)]) {
+        path.push(OsStr::from_bytes(*random.pick(&DIRS)));
+    }
+    path.push(OsStr::from_bytes(*random.pick(&NAMES)));
+    if known.len() < 60 {
+        known.push(path.clone());
+    }
+    path
+}
+
+fn open_flags(random: &mut Random) -> i32 {
+    let mut flags = *random.pick(&[
+        libc::O_RDONLY,
+        libc::O_RDONLY,
+        libc::O_WRONLY,
+        libc::O_RDWR,
+        libc::O_RDWR,
+    ]);
+    for (chance, flag) in [
+        (40, libc::O_CREAT),
+        (12, libc::O_EXCL),
+        (18, libc::O_TRUNC),
+        (18, libc::O_APPEND),
+        (8, libc::O_DIRECT),
+        (6, libc::O_DIRECTORY),
+        (6, libc::O_NOFOLLOW),
+        (3, libc::O_SYNC),
+        (2, libc::O_NOATIME),
+    ] {
+        if random.percent(chance) {
+            flags |= flag;
+        }
+    }
+    // Appending starts where the file ends, which is seldom at a whole block.
+    if flags & libc::O_APPEND != 0 {
+        flags &= !libc::O_DIRECT;
+    }
+    // Its behaviour without O_CREAT is undefined (open(2)); both together were refused or
+    // allowed by different kernels.
+    if flags & libc::O_CREAT == 0 {
+        flags &= !libc::O_EXCL;
+    } else {
+        flags &= !libc::O_DIRECTORY;
+    }
+    flags
+}
+
+fn moment(random: &mut Random) -> Moment {
+    match random.below(8) {
+        0..3 => Moment::Now,
+        3 => Moment::Omit,
+        4 => Moment::At(-5),
+        _ => Moment::At(*random.pick(&[0, 1_100_000_000, 1_234_567_890])),
+    }
+}
+
+fn value(random: &mut Random, power: Power, name: &str) -> Vec<u8> {
+    match name {
+        "system.posix_acl_access" | "system.posix_acl_default" if random.percent(95) => {
+            acl(random, power)
+        }
+        // A valid VFS_CAP_REVISION_2 with CAP_NET_RAW.
+        "security.capability" => {
+            let words: [u32; 5] = [0x0200_0001, 0x2000, 0, 0, 0];
+            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        }
+        _ => random
+            .pick(&[b"y".to_vec(), b"".to_vec(), b"x".to_vec(), vec![b'v'; 300]])
+            .clone(),
+    }
+}
+
+fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
+    let slot = random.below(SLOTS);
+    let map = random.below(MAPS);
+    let on = |random: &mut Random, known: &mut Vec<PathBuf>| {
+        if random.percent(35) {
+            On::Slot(slot)
+        } else {
+            On::Path(path(random, known))
+        }
+    };
+    let at = *random.pick(&OFFSETS);
+    let length = *random.pick(&LENGTHS);
+    let seed = random.below(1000) as u64;
+    let maybe_at = if random.percent(60) { Some(at) } else { None };
+    match random.below(1000) {
+        0..150 => Op::Open {
+            slot,
+            path: path(random, known),
+            flags: open_flags(random),
+            mode: *random.pick(&MODES),
+        },
+        150..160 => Op::Close { slot },
+        160..220 => Op::Read {
+            slot,
+            at: maybe_at,
+            length,
+        },
+        220..310 => Op::Write {
+            slot,
+            at: maybe_at,
+            length,
+            seed,
+        },
+        310..340 => Op::Truncate {
+            on: on(random, known),
+            size: *random.pick(&[0, 1, 100, 4096, 5000, 70_000, 400_000]),
+        },
+        340..390 => Op::Chmod {
+            on: on(random, known),
+            mode: *random.pick(&MODES),
+        },
+        390..420 => {
+            let id = |random: &mut Random| random.percent(70).then(|| *random.pick(&USERS));
+            Op::Chown {
+                on: on(random, known),
+                uid: id(random),
+                gid: id(random),
+            }
+        }
+        420..440 => Op::Utimens {
+            on: on(random, known),
+            atime: moment(random),
+            mtime: moment(random),
+        },
+        440..490 => Op::Mkdir {
+            path: path(random, known),
+            mode: *random.pick(&MODES),
+        },
+        490..525 => Op::Rmdir {
+            path: path(random, known),
+        },
+        525..545 => {
+            let kind = *random.pick(&[
+                Special::Fifo,
+                Special::Socket,
+                Special::Null,
+                Special::Loop,
+                Special::Whiteout,
+                Special::Regular,
+            ]);
+            Op::Mknod {
+                path: path(random, known),
+                kind,
+                mode: *random.pick(&MODES),
+            }
+        }
+        545..565 => Op::Symlink {
+            target: link_target(random),
+            path: path(random, known),
+        },
+        565..575 => Op::Readlink {
+            path: path(random, known),
+        },
+        575..615 => Op::Link {
+            from: path(random, known),
+            to: path(random, known),
+        },
+        615..665 => Op::Unlink {
+            path: path(random, known),
+        },
+        665..750 => Op::Rename {
+            from: path(random, known),
+            to: path(random, known),
+            flags: random.weighted(&[(68, 0), (12, 1), (18, 2), (1, 4), (1, 3)]),
+        },
+        750..765 => Op::Getxattr {
+            on: on(random, known),
+            name: *random.pick(&XATTRS),
+        },
+        765..775 => Op::Listxattr {
+            on: on(random, known),
+        },
+        775..805 => {
+            let name = *random.pick(&XATTRS);
+            Op::Setxattr {
+                on: on(random, known),
+                name,
+                value: value(random, power, name),
+                flags: *random.pick(&[0, 0, 0, 1, 2]),
+            }
+        }
+        805..820 => Op::Removexattr {
+            on: on(random, known),
+            name: *random.pick(&XATTRS),
+        },
+        820..850 => Op::Readdir {
+            on: if random.percent(10) {
+                On::Path(PathBuf::from("."))
+            } else {
+                on(random, known)
+            },
+        },
+        850..890 => Op::Stat {
+            on: on(random, known),
+            follow: random.percent(30),
+        },
+        890..898 => Op::Access {
+            path: path(random, known),
+            mode: random.below(8) as u32,
+        },
+        898..918 => Op::Fallocate {
+            slot,
+            mode: *random.pick(&[0, 0, 1, 3, 16, 17, 8]),
+            at,
+            length: *random.pick(&[1, 4096, 8192, 100_000]),
+        },
+        918..930 => Op::Seek {
+            slot,
+            hole: random.percent(50),
+            at,
+        },
+        930..945 => Op::CopyRange {
+            from: random.below(SLOTS),
+            from_at: *random.pick(&OFFSETS),
+            to: slot,
+            to_at: at,
+            length: *random.pick(&LENGTHS),
+        },
+        945..952 => Op::Fsync { slot },
+        952..964 => Op::MapOnce {
+            path: path(random, known),
+            shared: random.percent(50),
+        },
+        964..974 => Op::Map { map, slot },
+        974..982 => Op::MapRead {
+            map,
+            at: at as usize % MAP_LENGTH,
+        },
+        982..994 => Op::MapWrite {
+            map,
+            at: at as usize % MAP_LENGTH,
+            length: 1 + random.below(100),
+            seed,
+        },
+        994..997 => Op::Unmap { map },
+        _ if random.percent(30) => Op::DropCaches,
+        _ => Op::Readdir {
+            on: On::Path(PathBuf::from(".")),
+        },
+    }
+}
