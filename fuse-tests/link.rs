@@ -18,6 +18,7 @@ cases! {
     writing_to_one_lower_link_breaks_it,
     removing_one_lower_link,
     linked_unlinked_and_linked_again,
+    of_the_name_that_is_left,
     of_an_unlinked_open_file,
     many_links,
     upper_links_survive_a_remount,
@@ -164,6 +165,21 @@ fn linked_unlinked_and_linked_again(t: &Tree) {
         fs::rename(t.at("b"), t.at("a")).unwrap();
     }
     assert_eq!(t.read("a"), "A");
+}
+
+fn of_the_name_that_is_left(t: &Tree) {
+    t.mount();
+    t.write("a", "A");
+    link(t, "a", "b").unwrap();
+    link(t, "a", "c").unwrap();
+    fs::remove_file(t.at("a")).unwrap();
+    link(t, "b", "d").unwrap();
+    fs::rename(t.at("c"), t.at("e")).unwrap();
+    fs::remove_file(t.at("b")).unwrap();
+    link(t, "e", "f").unwrap();
+    same(t, &["d", "e", "f"], 3);
+    t.append("f", "+");
+    assert_eq!(t.read("d"), "A+");
 }
 
 fn of_an_unlinked_open_file(t: &Tree) {

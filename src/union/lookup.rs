@@ -395,10 +395,24 @@ impl Union {
         }
     }
 
-    /// Gives a node whose own name has gone (another link was unlinked) the name it was just
-    /// found under.
+    /// Notes a name that a node was found under. A node whose own name has gone (another link was
+    /// unlinked) is reached by it from now on.
     fn adopt(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &OsStr, id: RealId) {
-        if node.state.read().named {
+        let (named, known) = {
+            let state = node.state.read();
+            (
+                state.named,
+                state
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| link.is(parent, name)),
+            )
+        };
+        if named && known {
+            return;
+        }
+        if named {
+            self.aliases.add(node.id, parent.id, name);
             return;
         }
         self.table.relink(
@@ -410,6 +424,21 @@ impl Union {
         );
         let old = std::mem::replace(&mut node.state.write().real, Real::Upper(id));
         drop(old);
+    }
+
+    /// Looks for another name of an object that has lost the one it was reached by.
+    pub(super) fn find_alias(&self, node: &Arc<Node>, id: RealId) {
+        while let Some((parent, name)) = self.aliases.take(node.id) {
+            let Some(parent) = self.table.get(parent) else {
+                continue;
+            };
+            let upper = parent.dir.as_ref().and_then(|dir| dir.upper.get());
+            let there = upper.and_then(|upper| upper.stat(&name).ok().flatten());
+            if there.is_some_and(|stat| self.ground.real_id(&stat) == id) {
+                self.adopt(node, &parent, &name, id);
+                return;
+            }
+        }
     }
 
     /// The number of the object `name` of the upper layer that isn't a merged directory: its

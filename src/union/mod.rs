@@ -6,6 +6,7 @@
 //!
 //! The lock order stands at the head of `locks.rs`.
 
+mod aliases;
 mod copy_data;
 mod copy_up;
 mod descriptors;
@@ -35,6 +36,7 @@ use rustix::fs::Stat;
 use crate::format::XattrNamespace;
 use crate::format::override_stat::{self, OverrideStat};
 use crate::sys::Errno;
+use aliases::Aliases;
 use layer::{Ground, LayerIndex, RealDir};
 use listing::Listings;
 use node::{DirPart, Node, Real};
@@ -64,6 +66,7 @@ pub struct Union {
     /// For each lower layer: whether a directory of it said that it may hold xattr-whiteouts.
     xattr_whiteouts: Vec<AtomicBool>,
     origins: Origins,
+    aliases: Aliases,
 }
 
 impl Union {
@@ -92,6 +95,7 @@ impl Union {
     fn release(&self, id: NodeId, count: u64) {
         for node in self.table.release(id, count) {
             self.ground.descriptors.remove(node.slot);
+            self.aliases.forget(node.id);
             if node.dir.is_some() {
                 self.listings.drop_listing(node.id);
             }

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 use rustix::mount::OpenTreeFlags;
 use rustix::process::Resource;
 
+use super::aliases::Aliases;
 use super::descriptors::Descriptors;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
 use super::listing::Listings;
@@ -145,6 +146,7 @@ impl Union {
             owners: OwnerPolicy::new(setup.owners),
             xattr_whiteouts,
             origins,
+            aliases: Aliases::new(),
         })
     }
 

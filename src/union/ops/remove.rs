@@ -194,6 +194,7 @@ impl Union {
             node: None,
             held: None,
             last: last.then_some(id),
+            left: (source == Source::Upper && !last).then_some(id),
         };
         let Some(node) = self.table.find(&key) else {
             return Ok(parting);
@@ -205,6 +206,7 @@ impl Union {
             .as_ref()
             .is_some_and(|link| link.is(parent, name));
         if !is_its_name {
+            self.aliases.remove(node.id, parent.id, name);
             return Ok(parting);
         }
         if let (Source::Upper, Some(real)) = (source, real) {
@@ -255,12 +257,17 @@ impl Union {
             self.origins.remove(id);
         }
         let Some(node) = parting.node else { return };
-        let mut state = node.state.write();
-        state.named = false;
-        if let Some(file) = parting.held {
-            let old = std::mem::replace(&mut state.real, Real::Detached(file));
-            drop(state);
-            drop(old);
+        {
+            let mut state = node.state.write();
+            state.named = false;
+            if let Some(file) = parting.held {
+                let old = std::mem::replace(&mut state.real, Real::Detached(file));
+                drop(state);
+                drop(old);
+            }
+        }
+        if let Some(id) = parting.left {
+            self.find_alias(&node, id);
         }
     }
 }
@@ -273,4 +280,6 @@ pub(super) struct Parting {
     held: Option<Arc<OpenFile>>,
     /// The object, if this is its last name.
     last: Option<RealId>,
+    /// The object, if it has more names.
+    left: Option<RealId>,
 }

@@ -347,6 +347,8 @@ impl Union {
                 .as_ref()
                 .is_some_and(|link| link.is(&from.parent.node, from.name));
             if !is_its_name {
+                self.aliases.remove(node.id, from.parent.node.id, from.name);
+                self.aliases.add(node.id, to.parent.node.id, to.name);
                 return;
             }
         }

@@ -1,0 +1,82 @@
+//! Further names of hard-linked files of the upper layer. A node is reached by one name; when that
+//! goes, another one takes its place.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+
+use super::locks::{OrderedMutex, Rank};
+use super::types::NodeId;
+
+/// A directory and a name in it.
+type Name = (NodeId, Box<OsStr>);
+
+/// The names that were seen of each node, beside the one it is reached by.
+#[derive(Debug)]
+pub(super) struct Aliases {
+    names: OrderedMutex<HashMap<NodeId, Vec<Name>>>,
+}
+
+impl Aliases {
+    pub(super) fn new() -> Self {
+        Self {
+            names: OrderedMutex::new(Rank::Leaf, HashMap::new()),
+        }
+    }
+
+    /// Says that the node is also called `name` in `parent`.
+    pub(super) fn add(&self, node: NodeId, parent: NodeId, name: &OsStr) {
+        let mut names = self.names.lock();
+        let known = names.entry(node).or_default();
+        if !known
+            .iter()
+            .any(|(at, called)| *at == parent && **called == *name)
+        {
+            known.push((parent, name.into()));
+        }
+    }
+
+    /// Says that it isn't any more.
+    pub(super) fn remove(&self, node: NodeId, parent: NodeId, name: &OsStr) {
+        let mut names = self.names.lock();
+        if let Some(known) = names.get_mut(&node) {
+            known.retain(|(at, called)| *at != parent || **called != *name);
+            if known.is_empty() {
+                names.remove(&node);
+            }
+        }
+    }
+
+    /// Takes one of the node's further names.
+    pub(super) fn take(&self, node: NodeId) -> Option<Name> {
+        let mut names = self.names.lock();
+        let known = names.get_mut(&node)?;
+        let name = known.pop();
+        if known.is_empty() {
+            names.remove(&node);
+        }
+        name
+    }
+
+    /// Forgets the node.
+    pub(super) fn forget(&self, node: NodeId) {
+        self.names.lock().remove(&node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_kept_once_and_given_out_once() {
+        let aliases = Aliases::new();
+        let (node, dir) = (NodeId(7), NodeId::ROOT);
+        for name in ["a", "b", "a", "c"] {
+            aliases.add(node, dir, OsStr::new(name));
+        }
+        aliases.remove(node, dir, OsStr::new("b"));
+        assert_eq!(aliases.take(node), Some((dir, OsStr::new("c").into())));
+        assert_eq!(aliases.take(node), Some((dir, OsStr::new("a").into())));
+        assert_eq!(aliases.take(node), None);
+    }
+}
