@@ -22,12 +22,12 @@ pub fn unmount(target: &Path) -> Result<()> {
     let mounts = mountinfo::read()
         .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
     // Of several mounts at one place the last one is on top.
-    let Some(mount) = mounts.iter().rfind(|mount| mount.target == target) else {
+    let Some(mount) = mounts.iter().rfind(|mount| mount.point == target) else {
         return Err(Error::usage(STEP)
             .at(&target)
             .because("nothing is mounted there"));
     };
-    match mount.kind.as_str() {
+    match mount.fstype.to_str().unwrap_or_default() {
         "overlay" => native(&target),
         fuse::FILE_SYSTEM => served(&target, mount.device),
         other => Err(Error::usage(STEP)
@@ -86,7 +86,7 @@ pub(super) fn native_gone_or(target: &Path, wake: BorrowedFd<'_>) -> Result<End>
     loop {
         let mounts =
             mountinfo::read().map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
-        if !mounts.iter().any(|mount| mount.target == target) {
+        if !mounts.iter().any(|mount| mount.point == target) {
             return Ok(End::Gone);
         }
         let mut fds = [

@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 use log::{debug, info, warn};
 use rustix::fs::StatVfsMountFlags;
 
-use super::mountinfo::{Mount, Mounts};
+use super::mounts::Mounts;
 use super::scratch::{Layers, Scratch};
 use crate::backend::{Backend, Carrier, Mounted};
 use crate::options::Fsync;
+use crate::sys::mountinfo::Mount;
 use crate::union::Owners;
 use crate::{Overlay, Result};
 

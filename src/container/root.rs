@@ -23,10 +23,11 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use super::mountinfo::{Mount, Mounts, mount_of};
+use super::mounts::{Mounts, mount_of};
 use super::namespaces::Standing;
 use super::overlays::Shown;
 use crate::error::Context;
+use crate::sys::mountinfo::Mount;
 use crate::sys::{Errno, from_nix};
 use crate::{Error, Result};
 

@@ -210,7 +210,7 @@ fn unused(name: &str, path: &Path, place: &Place) -> Result<()> {
     let Ok(mounts) = mountinfo::read() else {
         return Ok(());
     };
-    for mount in mounts.iter().filter(|mount| mount.kind == "overlay") {
+    for mount in mounts.iter().filter(|mount| mount.fstype == "overlay") {
         for key in [&b"upperdir="[..], b"workdir="] {
             let used = mount
                 .super_options
@@ -231,7 +231,7 @@ fn unused(name: &str, path: &Path, place: &Place) -> Result<()> {
                 return Err(usage(path)
                     .because(format!(
                         "{name} is in use by the overlay mounted on {}",
-                        mount.target.display()
+                        mount.point.display()
                     ))
                     .errno(Errno::BUSY)
                     .remedy("unmount it first, or take another directory"));

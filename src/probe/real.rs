@@ -178,9 +178,9 @@ fn tell_submounts(options: &Options, pen: &Pen) {
         };
         let below = mounts
             .iter()
-            .find(|mount| mount.target != lower && mount.target.starts_with(&lower));
+            .find(|mount| mount.point != lower && mount.point.starts_with(&lower));
         if let Some(mount) = below {
-            pen.note(&Note::SubmountsBelow(mount.target.display().to_string()));
+            pen.note(&Note::SubmountsBelow(mount.point.display().to_string()));
             return;
         }
     }

@@ -163,7 +163,7 @@ fn shows_userxattr(merged: &Path) -> Result<(), Failure> {
     let shown = mounts
         .iter()
         .rev()
-        .find(|mount| mount.target == *merged)
+        .find(|mount| mount.point == *merged)
         .is_some_and(|mount| {
             mount
                 .super_options

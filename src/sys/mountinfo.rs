@@ -1,7 +1,7 @@
-//! `/proc/self/mountinfo`: what is mounted in this namespace.
+//! `/proc/PID/mountinfo`: what is mounted in a namespace (proc_pid_mountinfo(5)).
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// One line of mountinfo.
@@ -13,12 +13,31 @@ pub(crate) struct Mount {
     pub(crate) parent: u64,
     /// Major and minor number of the file system's device (`st_dev`).
     pub(crate) device: (u32, u32),
-    /// Where it is mounted.
-    pub(crate) target: PathBuf,
+    /// Which part of the file system it shows.
+    pub(crate) root: PathBuf,
+    /// Where it is mounted, as seen from the process's root.
+    pub(crate) point: PathBuf,
+    /// Options of this mount (`ro`, `nosuid`, …), separated by commas.
+    pub(crate) options: OsString,
     /// The file system's type, with a FUSE subtype: `ext4`, `fuse.overfall`.
-    pub(crate) kind: String,
+    pub(crate) fstype: OsString,
     /// The options of the file system, as shown, without the octal escapes.
     pub(crate) super_options: Vec<Vec<u8>>,
+}
+
+impl Mount {
+    /// Whether nothing can be written through it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.has_option("ro") || self.super_options.iter().any(|option| option == b"ro")
+    }
+
+    /// Whether the mount itself has this option.
+    pub(crate) fn has_option(&self, name: &str) -> bool {
+        self.options
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|option| option == name.as_bytes())
+    }
 }
 
 /// The mounts that this process sees, in the order of the kernel's list. Lines that don't look
@@ -40,9 +59,11 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let id = number(fields.next())?;
     let parent = number(fields.next())?;
     let device = parse_device(fields.next()?)?;
-    let target = PathBuf::from(OsString::from_vec(plain(fields.nth(1)?)));
+    let root = PathBuf::from(OsString::from_vec(plain(fields.next()?)));
+    let point = PathBuf::from(OsString::from_vec(plain(fields.next()?)));
+    let options = OsStr::from_bytes(fields.next()?).to_os_string();
     fields.find(|field| *field == b"-")?;
-    let kind = String::from_utf8_lossy(&plain(fields.next()?)).into_owned();
+    let fstype = OsString::from_vec(plain(fields.next()?));
     let super_options = fields
         .nth(1)?
         .split(|&byte| byte == b',')
@@ -52,8 +73,10 @@ fn parse(line: &[u8]) -> Option<Mount> {
         id,
         parent,
         device,
-        target,
-        kind,
+        root,
+        point,
+        options,
+        fstype,
         super_options,
     })
 }
@@ -99,12 +122,40 @@ mod tests {
         let mount = parse(line).expect("a line of mountinfo");
         assert_eq!((mount.id, mount.parent), (44, 27));
         assert_eq!(mount.device, (0, 39));
-        assert_eq!(mount.target, PathBuf::from("/tmp/a b"));
-        assert_eq!(mount.kind, "overlay");
+        assert_eq!(mount.root, PathBuf::from("/"));
+        assert_eq!(mount.point, PathBuf::from("/tmp/a b"));
+        assert!(mount.has_option("relatime") && !mount.has_option("rel"));
+        assert!(!mount.is_read_only());
+        assert_eq!(mount.fstype, "overlay");
         assert_eq!(
             mount.super_options,
             [&b"rw"[..], br"lowerdir=e\:x:l", br"upperdir=c\,y"]
         );
+    }
+
+    const TABLE: &[u8] = b"\
+22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard
+28 27 0:25 /a\\134b /mnt/with\\040space\\012 ro,nosuid - fuse.sshfs some\\040where rw,user_id=0
+29 28 0:26 / /mnt/with\\040space\\012/in rw - tmpfs \xff rw
+30 27 0:26 / /odd\xff rw - tmpfs t ro
+";
+
+    #[test]
+    fn every_field_is_taken_as_bytes() {
+        let mounts = table(TABLE);
+        let odd = mounts.iter().find(|mount| mount.id == 28).unwrap();
+        assert_eq!(odd.parent, 27);
+        assert_eq!(odd.point, std::path::Path::new("/mnt/with space\n"));
+        assert_eq!(odd.root, std::path::Path::new("/a\\b"));
+        assert_eq!(odd.fstype, "fuse.sshfs");
+        assert!(odd.is_read_only() && odd.has_option("nosuid") && !odd.has_option("no"));
+        let root = mounts.iter().find(|mount| mount.id == 27).unwrap();
+        assert_eq!(root.fstype, "ext4");
+        assert!(!root.is_read_only());
+        let last = mounts.last().unwrap();
+        assert_eq!(last.point.as_os_str().as_bytes(), b"/odd\xff");
+        assert!(last.is_read_only());
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn places(proc: &OwnedFd, pid: u32, device: (u32, u32)) -> Result<Vec<PathBuf>, 
         .into_iter()
         .rev()
         .filter(|mount| mount.device == device)
-        .map(|mount| mount.target)
+        .map(|mount| mount.point)
         .collect();
     Ok(places)
 }
