@@ -24,6 +24,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod watch;
 mod work;
 
 use std::ffi::OsStr;
@@ -42,6 +43,7 @@ use origins::Origins;
 use owners::OwnerPolicy;
 use spot::Spot;
 use table::Table;
+use watch::Watcher;
 use work::Work;
 
 pub use owners::Owners;
@@ -64,6 +66,7 @@ pub struct Union {
     /// For each lower layer: whether a directory of it said that it may hold xattr-whiteouts.
     xattr_whiteouts: Vec<AtomicBool>,
     origins: Origins,
+    watcher: Watcher,
 }
 
 impl Union {
@@ -82,6 +85,12 @@ impl Union {
             }),
             None => Err(Fault::merged("finding a directory", Errno::NOTDIR)),
         }
+    }
+
+    /// Has `notice` called for each directory whose attributes changed because something in it was
+    /// copied up. It is called during the request, with no lock held.
+    pub fn watch_directories(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
+        self.watcher.set(Box::new(notice));
     }
 
     /// Gives back `count` look-ups of a node.

@@ -19,6 +19,7 @@ use super::origins::Origins;
 use super::owners::{OwnerPolicy, Owners};
 use super::table::{Key, Table};
 use super::types::{Fault, FileKind, NodeId};
+use super::watch::Watcher;
 use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
@@ -145,6 +146,7 @@ impl Union {
             owners: OwnerPolicy::new(setup.owners),
             xattr_whiteouts,
             origins,
+            watcher: Watcher::default(),
         })
     }
 
