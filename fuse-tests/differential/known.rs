@@ -12,6 +12,11 @@
 //! - The value of `origin` is a file handle or empty, as the mounter's rights allow.
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.
+//! - fallocate(2) is asked for what FUSE has: `KEEP_SIZE`, `PUNCH_HOLE`, `ZERO_RANGE`.
+//! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
+//!   than the file; in overfall it has the same. Numbers aren't compared after that.
+//! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
+//!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - `d_ino` isn't compared where a layer has hard links. Each name of a lower one is a node of its
 //!   own, and in a listing with attributes the FUSE library has one number for `d_ino` and node.
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
