@@ -34,14 +34,28 @@ pub(crate) fn differences(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<Str
             lines.push(format!("/{}: {label}: {text}", shown(path)));
         }
     }
-    if lines.is_empty() {
-        lines = unlike_links(ours, theirs);
+    lines
+}
+
+/// Files with fewer holes in ours than in the kernel's: its copy-up keeps only those that begin at a
+/// whole megabyte, ours keeps all.
+pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (path, ours) in overfall {
+        if let Some(theirs) = kernel.get(path)
+            && theirs.blocks < ours.blocks
+        {
+            let (path, theirs, ours) = (shown(path), theirs.blocks, ours.blocks);
+            lines.push(format!(
+                "/{path}: {ours} blocks, {theirs} in the kernel's overlay"
+            ));
+        }
     }
     lines
 }
 
 /// Names that are one object on one side and several on the other.
-fn unlike_links(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<String> {
+pub(crate) fn unlike_links(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<String> {
     let (a, b) = (leaders(ours.1), leaders(theirs.1));
     a.iter()
         .filter(|(path, leader)| b.get(*path) != Some(leader))
@@ -89,6 +103,17 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
     Ok(tree)
 }
 
+/// Leaves out what the kernel takes off again.
+pub(crate) fn forgive_impure(kernel: &Tree, overfall: &mut Tree, power: Power) {
+    let mark = format!("{}=y", power.private("impure"));
+    for (path, node) in overfall {
+        let has = |node: &Node| node.lines.contains(&mark);
+        if kernel.get(path).is_some_and(|kernel| !has(kernel)) {
+            node.lines.retain(|line| *line != mark);
+        }
+    }
+}
+
 /// Everything in the work directory that shouldn't be left there.
 pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
     let Ok(tree) = look::tree(&dir.join("w"), &look::plainly) else {
@@ -104,6 +129,8 @@ pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
 /// same through copy-up and rename.
 #[derive(Default)]
 pub(crate) struct Pairs {
+    /// Whether the kernel's numbers can't be relied on any more.
+    pub(crate) blind: bool,
     to_theirs: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
     to_ours: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
 }
@@ -116,6 +143,9 @@ impl Pairs {
         ours: (u64, u64),
         theirs: (u64, u64),
     ) -> Option<String> {
+        if self.blind {
+            return None;
+        }
         let before = self.to_theirs.insert(ours, (theirs, path.to_path_buf()));
         let back = self.to_ours.insert(theirs, (ours, path.to_path_buf()));
         let path = shown(path);

@@ -312,14 +312,18 @@ impl Hands {
                 Object::Path(path) => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                     let dir = rustix::fs::open(&path, flags, Mode::empty())?;
-                    look::listing(dir.as_fd())
+                    let listing = look::entries(dir.as_fd())?;
+                    become_user(0)?;
+                    Ok(look::listing_text(dir.as_fd(), &listing))
                 }
                 Object::Descriptor(fd) => {
                     // A regular file's position is its own business.
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                     rustix::fs::openat(fd, ".", flags, Mode::empty())?;
                     rustix::fs::seek(fd, SeekFrom::Start(0))?;
-                    look::listing(fd)
+                    let listing = look::entries(fd)?;
+                    become_user(0)?;
+                    Ok(look::listing_text(fd, &listing))
                 }
             },
             Op::Stat { on, follow } => {

@@ -303,7 +303,7 @@ pub(crate) fn build(
         .collect();
     for (index, entry) in entries.iter().enumerate().rev() {
         if made[index] {
-            dress(base, power, entry, index as i64);
+            dress(base, power, lowers, entry, index as i64);
         }
     }
     for layer in (0..lowers).map(Layer::Lower).chain([Layer::Upper]) {
@@ -352,7 +352,7 @@ fn make(base: &Path, entry: &Entry) -> std::io::Result<()> {
 }
 
 /// Gives an object its owner, mode, attributes and time. What its kind can't have, it hasn't.
-fn dress(base: &Path, power: Power, entry: &Entry, index: i64) {
+fn dress(base: &Path, power: Power, lowers: usize, entry: &Entry, index: i64) {
     let path = entry.layer.dir(base).join(&entry.path);
     if entry.kind == Kind::Whiteout {
         return;
@@ -366,6 +366,17 @@ fn dress(base: &Path, power: Power, entry: &Entry, index: i64) {
     }
     for (name, value) in &entry.xattrs {
         set(name, value);
+    }
+    // A directory that was copied up says so; the kernel adds the mark at the look-up otherwise.
+    if entry.layer == Layer::Upper && entry.kind == Kind::Dir && path.is_dir() {
+        let has = |lower| Layer::Lower(lower).dir(base).join(&entry.path).is_dir();
+        if (0..lowers).any(has) {
+            set(&power.private("origin"), b"");
+            if let Some(parent) = path.parent() {
+                let impure = power.private("impure");
+                let _ = rustix::fs::lsetxattr(parent, &*impure, b"y", XattrFlags::empty());
+            }
+        }
     }
     match entry.kind {
         Kind::OpaqueDir => set(&power.private("opaque"), b"y"),

@@ -15,11 +15,16 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 /// Times after this were made by the test, not by the layers or utimens: they are "now".
 const RECENT: i64 = 1_600_000_000;
 
+/// Says of a name that its `d_ino` isn't its `st_ino`.
+pub(crate) const OTHER_NUMBER: &str = " (other d_ino)";
+
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     /// All that must be the same on both sides.
     pub(crate) lines: Vec<String>,
+    /// How many blocks of a file aren't holes.
+    pub(crate) blocks: u64,
     /// `(st_dev, st_ino)`.
     pub(crate) identity: (u64, u64),
     pub(crate) kind: FileType,
@@ -69,23 +74,29 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("{} bytes {head}... hash {:x}", bytes.len(), hasher.finish())
 }
 
-/// The names in an open directory, sorted, with `d_type`; and those whose `d_ino` isn't what
-/// `stat` says.
-pub(crate) fn listing(dir: BorrowedFd<'_>) -> io::Result<String> {
+/// The names in an open directory with `d_type` and `d_ino`.
+pub(crate) type Listing = Vec<(Vec<u8>, FileType, u64)>;
+
+/// A listing as text, sorted, and the names whose `d_ino` isn't what `stat` says. Names that are
+/// listed but aren't there are left out: the kernel shows the whiteouts in a directory that is in
+/// one layer only.
+pub(crate) fn listing_text(dir: BorrowedFd<'_>, listing: &Listing) -> String {
     let mut names = Vec::new();
-    for (name, kind, ino) in entries(dir)? {
+    for (name, kind, ino) in listing {
         let mut text = format!("{}:{kind:?}", name.escape_ascii());
-        let stat = rustix::fs::statat(dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW);
-        if name != b".." && stat.is_ok_and(|stat| stat.st_ino != ino) {
-            text += " (other d_ino)";
+        match rustix::fs::statat(dir, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => continue,
+            Ok(stat) if name != b".." && stat.st_ino != *ino => text += OTHER_NUMBER,
+            _ => {}
         }
         names.push(text);
     }
     names.sort();
-    Ok(names.join(", "))
+    names.join(", ")
 }
 
-fn entries(dir: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, FileType, u64)>> {
+/// Lists an open directory from where it stands.
+pub(crate) fn entries(dir: BorrowedFd<'_>) -> io::Result<Listing> {
     let mut buffer = [const { MaybeUninit::uninit() }; 8192];
     let mut dir = RawDir::new(dir, &mut buffer);
     let mut found = Vec::new();
@@ -147,6 +158,8 @@ fn walk(
         let child = path.join(name);
         let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
+            // The kernel shows the whiteouts in a directory that is in one layer only.
+            Err(rustix::io::Errno::NOENT) => continue,
             Err(error) => {
                 let lines = vec![format!("listed, but {error}")];
                 tree.insert(
@@ -154,6 +167,7 @@ fn walk(
                     Node {
                         lines,
                         identity: (0, 0),
+                        blocks: 0,
                         kind,
                         rdev: 0,
                     },
@@ -162,11 +176,12 @@ fn walk(
             }
         };
         let mut lines = Vec::new();
+        let mut blocks = 0;
         if kind != kind_of(&stat) {
             lines.push(format!("d_type {kind:?}"));
         }
         if ino != stat.st_ino {
-            lines.push("d_ino isn't st_ino".to_owned());
+            lines.push(OTHER_NUMBER.to_owned());
         }
         match kind_of(&stat) {
             FileType::Directory => {
@@ -180,10 +195,13 @@ fn walk(
                 }
                 continue;
             }
-            FileType::RegularFile => lines.push(match data(dir, name, stat.st_size as u64) {
-                Ok(text) => text,
-                Err(error) => format!("reading: {error}"),
-            }),
+            FileType::RegularFile => match data(dir, name, stat.st_size as u64) {
+                Ok((text, held)) => {
+                    lines.push(text);
+                    blocks = held;
+                }
+                Err(error) => lines.push(format!("reading: {error}")),
+            },
             FileType::Symlink => lines.push(match rustix::fs::readlinkat(dir, name, Vec::new()) {
                 Ok(target) => format!("to {target:?}"),
                 Err(error) => format!("readlink: {error}"),
@@ -192,7 +210,8 @@ fn walk(
         }
         lines.push(stat_text(&stat));
         xattrs(&root.join(&child), xattr, &mut lines);
-        tree.insert(child, node(lines, &stat));
+        let found = node(lines, &stat);
+        tree.insert(child, Node { blocks, ..found });
     }
     Ok(())
 }
@@ -200,6 +219,7 @@ fn walk(
 fn node(lines: Vec<String>, stat: &Stat) -> Node {
     Node {
         lines,
+        blocks: 0,
         identity: (stat.st_dev, stat.st_ino),
         kind: kind_of(stat),
         rdev: stat.st_rdev,
@@ -228,7 +248,7 @@ fn xattrs(path: &Path, show: ShowXattr<'_>, lines: &mut Vec<String>) {
 }
 
 /// A file's bytes as a hash, and how many of its blocks aren't holes.
-fn data(dir: &OwnedFd, name: &OsStr, size: u64) -> io::Result<String> {
+fn data(dir: &OwnedFd, name: &OsStr, size: u64) -> io::Result<(String, u64)> {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOATIME;
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
@@ -253,10 +273,7 @@ fn data(dir: &OwnedFd, name: &OsStr, size: u64) -> io::Result<String> {
         block[..read].hash(&mut hasher);
         at += read as u64;
     }
-    Ok(format!(
-        "{at} bytes, {blocks} blocks, hash {:x}",
-        hasher.finish()
-    ))
+    Ok((format!("{at} bytes, hash {:x}", hasher.finish()), blocks))
 }
 
 /// A path as text.

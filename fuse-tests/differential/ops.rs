@@ -446,7 +446,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         898..918 => Op::Fallocate {
             slot,
-            mode: *random.pick(&[0, 0, 1, 3, 16, 17, 8]),
+            mode: *random.pick(&[0, 0, 1, 3, 16, 17]),
             at,
             length: *random.pick(&[1, 4096, 8192, 100_000]),
         },

@@ -557,7 +557,7 @@ impl Filesystem for Server {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -565,14 +565,15 @@ impl Filesystem for Server {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let caller = convert::caller(request);
         self.act(Op::Fallocate, ino, reply, |tree| {
-            tree.fallocate(node(ino), offset, length, mode)
+            tree.fallocate(caller, node(ino), offset, length, mode)
         });
     }
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         from: INodeNo,
         _from_handle: FileHandle,
         from_offset: u64,
@@ -585,12 +586,16 @@ impl Filesystem for Server {
     ) {
         // The answer has 32 bits for the length; whole pages keep a long copy aligned.
         let length = length.min(u64::from(!0xfff_u32));
+        let caller = convert::caller(request);
         self.serve(
             Op::CopyFileRange,
             node(from),
             reply,
             |tree| match flags.is_empty() {
-                true => tree.copy_range(node(from), from_offset, node(to), to_offset, length),
+                true => {
+                    let (from, to) = (node(from), node(to));
+                    tree.copy_range(caller, from, from_offset, to, to_offset, length)
+                }
                 false => invalid("copy_file_range: flags"),
             },
             |reply, length| reply.written(length as u32),

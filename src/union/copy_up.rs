@@ -80,6 +80,9 @@ impl Union {
         }
         while let Some(next) = missing.pop() {
             self.copy_up_one(work, &next, data)?;
+            if next.dir.is_some() {
+                self.watcher.tell(next.id);
+            }
         }
         Ok(())
     }

@@ -169,18 +169,15 @@ impl Union {
         Ok(self.first_lower(dir, name, 0)?.is_some())
     }
 
-    /// An empty regular file with the `whiteout` attribute, in a layer whose root says that there
-    /// may be some.
+    /// An empty regular file with the `whiteout` attribute. A look-up finds no such name, whatever
+    /// its directory says; only a listing goes by that.
     pub(super) fn is_xattr_whiteout(
         &self,
         real: &RealDir,
         name: &OsStr,
         stat: &Stat,
     ) -> Outcome<bool> {
-        if !self.may_hold_xattr_whiteouts(real.layer)
-            || FileKind::of_mode(stat.st_mode) != FileKind::Regular
-            || stat.st_size != 0
-        {
+        if FileKind::of_mode(stat.st_mode) != FileKind::Regular || stat.st_size != 0 {
             return Ok(false);
         }
         Ok(real.xattr(name, self.namespace.whiteout())?.is_some())

@@ -25,6 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod watch;
 mod work;
 
 use std::ffi::OsStr;
@@ -44,6 +45,7 @@ use origins::Origins;
 use owners::OwnerPolicy;
 use spot::Spot;
 use table::Table;
+use watch::Watcher;
 use work::Work;
 
 pub use owners::Owners;
@@ -67,6 +69,7 @@ pub struct Union {
     xattr_whiteouts: Vec<AtomicBool>,
     origins: Origins,
     aliases: Aliases,
+    watcher: Watcher,
 }
 
 impl Union {
@@ -85,6 +88,12 @@ impl Union {
             }),
             None => Err(Fault::merged("finding a directory", Errno::NOTDIR)),
         }
+    }
+
+    /// Has `notice` called for each directory whose attributes changed because something in it was
+    /// copied up. It is called during the request, with no lock held.
+    pub fn watch_directories(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
+        self.watcher.set(Box::new(notice));
     }
 
     /// Gives back `count` look-ups of a node.

@@ -20,6 +20,7 @@ use super::origins::Origins;
 use super::owners::{OwnerPolicy, Owners};
 use super::table::{Key, Table};
 use super::types::{Fault, FileKind, NodeId};
+use super::watch::Watcher;
 use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
@@ -147,6 +148,7 @@ impl Union {
             xattr_whiteouts,
             origins,
             aliases: Aliases::new(),
+            watcher: Watcher::default(),
         })
     }
 

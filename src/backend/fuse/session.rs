@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::daemon::{Job, let_mounts_go};
@@ -58,6 +58,7 @@ pub(super) fn run(
     // Whom the kernel lets in is let in.
     let session = Session::from_fd(server, connection, SessionACL::All, config)
         .map_err(|error| Error::system(STEP).at(at).errno(from_io(&error)))?;
+    follow_directories(&tree, session.notifier());
     let ending = ending_signals();
     thread::Builder::new()
         .name("signals".into())
@@ -76,6 +77,16 @@ pub(super) fn run(
         log::error!("{}", closing(&fault));
     }
     Ok(())
+}
+
+/// Lets the kernel ask again for the attributes of a directory that was copied up for the sake of
+/// something in it. Nothing but the attributes is dropped, so this waits for nobody.
+fn follow_directories(tree: &Union, notifier: Notifier) {
+    tree.watch_directories(move |node| {
+        if let Err(error) = notifier.inval_inode(INodeNo(node.0), -1, 0) {
+            log::debug!("the kernel has forgotten node {}: {error}", node.0);
+        }
+    });
 }
 
 fn close(tree: &Union) -> std::result::Result<(), Fault> {

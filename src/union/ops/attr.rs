@@ -83,13 +83,24 @@ impl Union {
         let (spot, stat) = self.spot_and_stat(node)?;
         rustix::fs::ftruncate(file.as_fd(), size)
             .map_err(|errno| spot.fault("truncating", errno))?;
-        // FUSE's word that the caller lacks CAP_FSETID doesn't reach us here: who isn't root
-        // lacks it.
-        if caller.uid == 0 {
-            Ok(())
-        } else {
+        if lacks_fsetid(caller) {
             self.drop_privileges(node, &stat)
+        } else {
+            Ok(())
         }
+    }
+
+    /// As [`Union::drop_privileges`], before a change by a caller who isn't to keep them.
+    pub(in super::super) fn drop_privileges_for(
+        &self,
+        caller: Caller,
+        node: &Arc<Node>,
+    ) -> Outcome<()> {
+        if !lacks_fsetid(caller) {
+            return Ok(());
+        }
+        let (_, stat) = self.spot_and_stat(node)?;
+        self.drop_privileges(node, &stat)
     }
 
     /// Takes setuid, and setgid where the group may execute, off a file that was written.
@@ -169,6 +180,12 @@ impl Union {
             frsize: stat.f_frsize as u32,
         })
     }
+}
+
+/// FUSE says of a write alone whether the caller lacks `CAP_FSETID`. Elsewhere: who isn't root
+/// lacks it.
+fn lacks_fsetid(caller: Caller) -> bool {
+    caller.uid != 0
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {

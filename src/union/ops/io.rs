@@ -13,7 +13,7 @@ use super::super::copy_up::{Data, open_for_reading};
 use super::super::descriptors::{Access, OpenFile};
 use super::super::node::{Node, Real};
 use super::super::spot::Spot;
-use super::super::types::{Fault, FileKind, KillPriv, NodeId, Seek};
+use super::super::types::{Caller, Fault, FileKind, KillPriv, NodeId, Seek};
 use super::super::work::Durability;
 use super::super::{Outcome, Union};
 use crate::sys::Errno;
@@ -98,9 +98,17 @@ impl Union {
     }
 
     /// fallocate(2): `mode` is its mode argument.
-    pub fn fallocate(&self, id: NodeId, offset: u64, length: u64, mode: i32) -> Outcome<()> {
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> Outcome<()> {
         let node = self.node(id)?;
         let file = self.file_for_writing(&node)?;
+        self.drop_privileges_for(caller, &node)?;
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         rustix::fs::fallocate(file.as_fd(), mode, offset, length)
             .map_err(|errno| self.io_fault(&node, "fallocate", errno))
@@ -121,6 +129,7 @@ impl Union {
     /// copy_file_range(2).
     pub fn copy_range(
         &self,
+        caller: Caller,
         from: NodeId,
         from_offset: u64,
         to: NodeId,
@@ -131,6 +140,7 @@ impl Union {
         // First the target: where both are one file, the source is then its copy.
         let target = self.file_for_writing(&to)?;
         let source = self.file_for_reading(&from)?;
+        self.drop_privileges_for(caller, &to)?;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let (mut off_in, mut off_out) = (from_offset, to_offset);
         rustix::fs::copy_file_range(
