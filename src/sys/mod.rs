@@ -7,6 +7,7 @@ pub mod cwd;
 pub mod fileflags;
 pub mod handle;
 pub mod lock;
+pub mod memory;
 pub mod privilege;
 pub mod process;
 pub mod tree;

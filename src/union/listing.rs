@@ -28,7 +28,7 @@ const DOT_DOT: u64 = 2;
 /// Names read at a time while the listing isn't locked.
 const BATCH: usize = 128;
 /// Names in all cached listings together, about.
-const CACHED_NAMES: usize = 1 << 21;
+const CACHED_NAMES: usize = 1 << 18;
 
 /// The names of one directory, by position.
 #[derive(Debug, Default)]

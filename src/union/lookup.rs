@@ -262,7 +262,7 @@ impl Union {
             Source::Lower(slot) => {
                 let lower = &dir.lowers[usize::from(slot)];
                 let key = if stat.st_nlink > 1 && self.work.is_some() {
-                    Key::Name(parent.id, name.into())
+                    Key::name(parent.id, name)
                 } else {
                     Key::Real(lower.layer, id)
                 };
@@ -369,7 +369,6 @@ impl Union {
                         let real = real.clone();
                         let state = State {
                             ino,
-                            key,
                             link: Some(link),
                             named: true,
                             real,
@@ -379,6 +378,7 @@ impl Union {
                             generation,
                             kind,
                             self.ground.descriptors.slot(),
+                            key,
                             state,
                             dir(),
                         )
@@ -387,7 +387,7 @@ impl Union {
                 return node;
             }
             // A layer was changed from outside: another object has the number now.
-            self.table.drop_key(&key);
+            self.table.rekey(&node, Key::Gone);
             self.release(node.id, 1);
         }
     }

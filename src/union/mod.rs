@@ -30,13 +30,13 @@ mod work;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::Stat;
 
 use crate::format::XattrNamespace;
 use crate::format::override_stat::{self, OverrideStat};
-use crate::sys::Errno;
+use crate::sys::{Errno, memory};
 use aliases::Aliases;
 use layer::{Ground, LayerIndex, RealDir};
 use listing::Listings;
@@ -55,6 +55,9 @@ pub use types::*;
 /// `Result` of a request to the merged tree.
 pub type Outcome<T> = std::result::Result<T, Fault>;
 
+/// After how many dropped nodes freed memory goes back to the system.
+const GIVE_BACK_EVERY: usize = 1 << 16;
+
 /// The merged tree.
 #[derive(Debug)]
 pub struct Union {
@@ -70,6 +73,8 @@ pub struct Union {
     origins: Origins,
     aliases: Aliases,
     watcher: Watcher,
+    /// Nodes dropped so far.
+    dropped: AtomicUsize,
 }
 
 impl Union {
@@ -102,7 +107,12 @@ impl Union {
     }
 
     fn release(&self, id: NodeId, count: u64) {
-        for node in self.table.release(id, count) {
+        let dropped = self.table.release(id, count);
+        let before = self.dropped.fetch_add(dropped.len(), Ordering::Relaxed);
+        if before / GIVE_BACK_EVERY != (before + dropped.len()) / GIVE_BACK_EVERY {
+            memory::give_back();
+        }
+        for node in dropped {
             self.ground.descriptors.remove(node.slot);
             self.aliases.forget(node.id);
             if node.dir.is_some() {

@@ -21,6 +21,8 @@ pub(crate) struct Node {
     /// Names the open file of a node that isn't a directory.
     pub(crate) slot: Slot,
     pub(crate) copy_up: OrderedMutex<()>,
+    /// What the table finds the node by.
+    pub(crate) key: OrderedMutex<Key>,
     pub(crate) state: OrderedRwLock<State>,
     /// Present exactly for directories.
     pub(crate) dir: Option<Arc<DirPart>>,
@@ -30,8 +32,6 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) ino: Ino,
-    /// The key under which the table finds the node.
-    pub(crate) key: Key,
     /// Where it is in the merged tree, or was when it still had a name; absent for the root.
     pub(crate) link: Option<Link>,
     /// Whether `link` still leads to it.
@@ -129,6 +129,7 @@ impl Node {
         generation: u64,
         kind: FileKind,
         slot: Slot,
+        key: Key,
         state: State,
         dir: Option<Arc<DirPart>>,
     ) -> Self {
@@ -139,6 +140,7 @@ impl Node {
             uses: AtomicU64::new(0),
             slot,
             copy_up: OrderedMutex::new(Rank::CopyUp, ()),
+            key: OrderedMutex::new(Rank::Leaf, key),
             state: OrderedRwLock::new(Rank::State, state),
             dir,
         }

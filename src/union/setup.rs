@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 use rustix::mount::OpenTreeFlags;
@@ -121,11 +121,11 @@ impl Union {
         let root_dir = upper_dir.as_ref().unwrap_or(&lower_dirs[0]).clone();
         let state = State {
             ino: ground.numbers.ino(root_dir.id.fs, root_dir.id.ino),
-            key: Key::Real(root_dir.layer, root_dir.id),
             link: None,
             named: true,
             real: Real::Dir,
         };
+        let key = Key::Real(root_dir.layer, root_dir.id);
         let slot = ground.descriptors.slot();
         let origins = Origins::new(namespace, &lower_dirs);
         let part = DirPart::new(upper_dir, lower_dirs);
@@ -134,6 +134,7 @@ impl Union {
             0,
             FileKind::Directory,
             slot,
+            key,
             state,
             Some(part),
         );
@@ -149,6 +150,7 @@ impl Union {
             origins,
             aliases: Aliases::new(),
             watcher: Watcher::default(),
+            dropped: AtomicUsize::new(0),
         })
     }
 

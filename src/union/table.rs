@@ -25,17 +25,26 @@ pub(crate) enum Key {
     Real(LayerIndex, RealId),
     /// The name: for a lower file with several names. A copy-up breaks such a link, as the
     /// kernel's does, and a node can't be split.
-    Name(NodeId, Box<OsStr>),
+    Name(Box<(NodeId, Box<OsStr>)>),
+    /// Nothing any more: the object has been replaced behind our back.
+    Gone,
 }
 
-/// Which node a key leads to; the generation tells whether it is still the same.
-type KeyTarget = (NodeId, u64);
+impl Key {
+    /// The key of a name.
+    pub(crate) fn name(parent: NodeId, name: &OsStr) -> Self {
+        Key::Name(Box::new((parent, name.into())))
+    }
+}
 
 /// The table.
+///
+/// Nearly every node has the number of its object, and is found by that and a look at its key.
+/// `keys` has only the others: copied-up files, further names of hard links, clashes of numbers.
 #[derive(Debug)]
 pub(crate) struct Table {
     nodes: Vec<OrderedRwLock<HashMap<NodeId, Arc<Node>>>>,
-    keys: Vec<OrderedMutex<HashMap<Key, KeyTarget>>>,
+    keys: Vec<OrderedMutex<HashMap<Key, NodeId>>>,
     hasher: RandomState,
     generation: AtomicU64,
 }
@@ -58,7 +67,7 @@ impl Table {
         &self.nodes[id.0 as usize % SHARDS]
     }
 
-    fn key_shard(&self, key: &Key) -> &OrderedMutex<HashMap<Key, KeyTarget>> {
+    fn key_shard(&self, key: &Key) -> &OrderedMutex<HashMap<Key, NodeId>> {
         &self.keys[self.hasher.hash_one(key) as usize % SHARDS]
     }
 
@@ -67,10 +76,21 @@ impl Table {
         self.node_shard(id).read().get(&id).cloned()
     }
 
-    /// The node that `key` leads to, without counting a look-up.
-    pub(crate) fn find(&self, key: &Key) -> Option<Arc<Node>> {
-        let (id, generation) = *self.key_shard(key).lock().get(key)?;
-        self.get(id).filter(|node| node.generation == generation)
+    /// The node of `key`, whose object has the number `ino`, without counting a look-up.
+    pub(crate) fn find(&self, key: &Key, ino: Ino) -> Option<Arc<Node>> {
+        let elsewhere = self.key_shard(key).lock().get(key).copied();
+        let ids = [elsewhere, Some(NodeId(ino.0))];
+        ids.into_iter()
+            .flatten()
+            .find_map(|id| self.get(id).filter(|node| *node.key.lock() == *key))
+    }
+
+    /// Counts a use of the node `id`, if it is the one of `key`.
+    fn enter_known(&self, id: NodeId, key: &Key) -> Option<Arc<Node>> {
+        let nodes = self.node_shard(id).read();
+        let node = nodes.get(&id).filter(|node| *node.key.lock() == *key)?;
+        node.uses.fetch_add(1, Ordering::Relaxed);
+        Some(node.clone())
     }
 
     /// The node of `key`, made by `make` where there is none; counts one use. A new one gets the
@@ -83,16 +103,17 @@ impl Table {
         numbers: &Numbers,
         make: impl FnOnce(NodeId, u64, Key) -> Node,
     ) -> Arc<Node> {
+        let home = NodeId(ino.0);
+        // Held until the node is there, so that two look-ups don't make two.
         let mut keys = self.key_shard(&key).lock();
-        if let Some(&(id, generation)) = keys.get(&key) {
-            let nodes = self.node_shard(id).read();
-            if let Some(node) = nodes.get(&id).filter(|node| node.generation == generation) {
-                node.uses.fetch_add(1, Ordering::Relaxed);
-                return node.clone();
+        let elsewhere = keys.get(&key).copied();
+        for id in [elsewhere, Some(home)].into_iter().flatten() {
+            if let Some(node) = self.enter_known(id, &key) {
+                return node;
             }
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        let mut id = NodeId(ino.0);
+        let mut id = home;
         loop {
             let mut nodes = self.node_shard(id).write();
             if let MapEntry::Vacant(vacant) = nodes.entry(id) {
@@ -100,7 +121,11 @@ impl Table {
                 node.uses.store(1, Ordering::Relaxed);
                 parent.uses.fetch_add(1, Ordering::Relaxed);
                 vacant.insert(node.clone());
-                keys.insert(key, (id, generation));
+                if id == home {
+                    keys.remove(&key);
+                } else {
+                    keys.insert(key, id);
+                }
                 return node;
             }
             id = NodeId(numbers.fresh());
@@ -140,14 +165,9 @@ impl Table {
                 }
             };
             if let Some(node) = removed {
-                let (key, parent) = {
-                    let state = node.state.read();
-                    (
-                        state.key.clone(),
-                        state.link.as_ref().map(|link| link.parent.id),
-                    )
-                };
+                let key = node.key.lock().clone();
                 self.remove_key(&key, &node);
+                let parent = node.state.read().link.as_ref().map(|link| link.parent.id);
                 next = parent.map(|parent| (parent, 1));
                 dropped.push(node);
             }
@@ -157,25 +177,18 @@ impl Table {
 
     fn remove_key(&self, key: &Key, node: &Node) {
         let mut keys = self.key_shard(key).lock();
-        if keys.get(key) == Some(&(node.id, node.generation)) {
+        if keys.get(key) == Some(&node.id) {
             keys.remove(key);
         }
     }
 
     /// Says that the node is found under `key` from now on, no longer under its old one.
     pub(crate) fn rekey(&self, node: &Node, key: Key) {
-        let old = std::mem::replace(&mut node.state.write().key, key.clone());
-        if old != key {
-            self.key_shard(&key)
-                .lock()
-                .insert(key, (node.id, node.generation));
-            self.remove_key(&old, node);
+        let old = std::mem::replace(&mut *node.key.lock(), key.clone());
+        self.remove_key(&old, node);
+        if key != Key::Gone {
+            self.key_shard(&key).lock().insert(key, node.id);
         }
-    }
-
-    /// Forgets which node `key` leads to: the object behind it has been replaced.
-    pub(crate) fn drop_key(&self, key: &Key) {
-        self.key_shard(key).lock().remove(key);
     }
 
     /// Gives the node another place in the merged tree.

@@ -175,18 +175,25 @@ impl Union {
         stat: &Stat,
     ) -> Outcome<Parting> {
         let id = self.ground.real_id(stat);
-        let (real, key) = match source {
-            Source::Upper => (dir.upper.get(), Key::Real(LayerIndex::Upper, id)),
+        let kind = FileKind::of_mode(stat.st_mode);
+        let (real, node) = match source {
+            Source::Upper => {
+                let real = dir.upper.get();
+                let ino = match real {
+                    Some(real) => self.upper_ino(real, name, id, kind)?,
+                    None => self.ground.numbers.ino(id.fs, id.ino),
+                };
+                (
+                    real,
+                    self.table.find(&Key::Real(LayerIndex::Upper, id), ino),
+                )
+            }
             Source::Lower(slot) => {
                 let real = &dir.lowers[usize::from(slot)];
-                let by_name = Key::Name(parent.id, name.into());
-                let by_id = Key::Real(real.layer, id);
-                let key = if self.table.find(&by_name).is_some() {
-                    by_name
-                } else {
-                    by_id
-                };
-                (Some(real), key)
+                let ino = self.ground.numbers.ino(id.fs, id.ino);
+                let by_name = self.table.find(&Key::name(parent.id, name), ino);
+                let by_id = || self.table.find(&Key::Real(real.layer, id), ino);
+                (Some(real), by_name.or_else(by_id))
             }
         };
         let last = source == Source::Upper && stat.st_nlink <= 1;
@@ -196,9 +203,7 @@ impl Union {
             last: last.then_some(id),
             left: (source == Source::Upper && !last).then_some(id),
         };
-        let Some(node) = self.table.find(&key) else {
-            return Ok(parting);
-        };
+        let Some(node) = node else { return Ok(parting) };
         let is_its_name = node
             .state
             .read()
