@@ -251,6 +251,15 @@ impl Case {
         if theirs.result != ours.result {
             if let Some(known) = known::find(step, &theirs, &ours) {
                 *tally.entry(known.why).or_default() += 1;
+                if let (true, [On::Slot(slot), ..]) = (known.closes, &objects(&step.op)[..]) {
+                    let op = Op::Close { slot: *slot };
+                    pairs.part(&kernel.parting(&op), &overfall.parting(&op));
+                    kernel.execute(&Step {
+                        op: op.clone(),
+                        ..*step
+                    });
+                    overfall.execute(&Step { op, ..*step });
+                }
                 return Ok(());
             }
             let text = format!(

@@ -22,23 +22,55 @@
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
 
 use super::execute::Outcome;
-use super::ops::{Op, Step};
+use super::ops::{On, Op, Step};
 
-/// A difference in the result of an operation that changes nothing.
+/// A difference in the result of an operation.
 pub(crate) struct Known {
     /// Why it is there.
     pub(crate) why: &'static str,
+    /// Whether the two sides have drifted apart in the descriptor that it was about, which is then
+    /// closed.
+    pub(crate) closes: bool,
     applies: fn(&Step, &Outcome, &Outcome) -> bool,
 }
 
-const KNOWN: &[Known] = &[Known {
-    why: "the kernel's copy-up keeps only holes that begin at a whole megabyte, ours keeps all",
-    applies: |step, kernel, overfall| match step.op {
-        Op::Seek { hole: true, .. } => place(overfall) <= place(kernel),
-        Op::Seek { hole: false, .. } => place(kernel) <= place(overfall),
-        _ => false,
+/// How far file systems allocate ahead of the data.
+const AHEAD: u64 = 1 << 17;
+
+const KNOWN: &[Known] = &[
+    Known {
+        why: "the kernel's copy-up keeps only holes that begin at a whole megabyte, ours keeps all",
+        closes: false,
+        applies: |step, kernel, overfall| {
+            let (kernel, overfall) = (place(kernel), place(overfall));
+            let near = kernel
+                .zip(overfall)
+                .is_some_and(|(a, b)| a.abs_diff(b) <= AHEAD);
+            match step.op {
+                Op::Seek { hole: true, .. } => near || overfall <= kernel,
+                Op::Seek { hole: false, .. } => near || kernel <= overfall,
+                _ => false,
+            }
+        },
     },
-}];
+    Known {
+        why: "an open file of a lower layer that was unlinked can't be changed in the kernel's overlay",
+        closes: true,
+        applies: |step, kernel, overfall| {
+            let on = match &step.op {
+                Op::Chmod { on, .. }
+                | Op::Chown { on, .. }
+                | Op::Utimens { on, .. }
+                | Op::Setxattr { on, .. }
+                | Op::Removexattr { on, .. } => on,
+                _ => return false,
+            };
+            matches!(on, On::Slot(_))
+                && matches!(kernel.result, Err(libc::EEXIST | libc::ENOENT))
+                && overfall.result.is_ok()
+        },
+    },
+];
 
 /// Where a seek for data or a hole ended; nowhere is the farthest.
 fn place(outcome: &Outcome) -> Option<u64> {

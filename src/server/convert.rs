@@ -180,9 +180,9 @@ pub(super) fn seek(whence: i32) -> Option<Seek> {
     }
 }
 
-pub(super) fn kill_priv(flags: fuser::WriteFlags) -> KillPriv {
+pub(super) fn kill_priv(flags: fuser::WriteFlags, caller: Caller) -> KillPriv {
     if flags.contains(fuser::WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-        KillPriv::Drop
+        KillPriv::Drop { gid: caller.gid }
     } else {
         KillPriv::Keep
     }

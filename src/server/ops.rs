@@ -367,7 +367,7 @@ impl Filesystem for Server {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -377,7 +377,7 @@ impl Filesystem for Server {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill = convert::kill_priv(write_flags);
+        let kill = convert::kill_priv(write_flags, convert::caller(request));
         self.serve(
             Op::Write,
             node(ino),

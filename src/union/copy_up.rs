@@ -56,6 +56,18 @@ impl Union {
 
     /// Copies the node up where it isn't yet, with its parents.
     pub(super) fn copy_up(&self, node: &Arc<Node>, data: Data) -> Outcome<()> {
+        let before = node.state.read().ino;
+        self.copy_up_quietly(node, data)?;
+        // Broken off its hard links. The request may yet fail, and the kernel learn nothing of it.
+        if node.state.read().ino != before {
+            self.watcher.tell(node.id);
+        }
+        Ok(())
+    }
+
+    /// As [`Union::copy_up`] for a request that may be a write-back of a node that the kernel is
+    /// about to forget: a word about that very node would wait for the write, which waits for us.
+    pub(super) fn copy_up_quietly(&self, node: &Arc<Node>, data: Data) -> Outcome<()> {
         let work = self.work()?;
         if node.is_upper() {
             return Ok(());

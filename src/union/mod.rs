@@ -95,9 +95,9 @@ impl Union {
         }
     }
 
-    /// Has `notice` called for each directory whose attributes changed because something in it was
-    /// copied up. It is called during the request, with no lock held.
-    pub fn watch_directories(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
+    /// Has `notice` called for each node whose attributes a copy-up changed. It is called during the
+    /// request, with no lock held.
+    pub fn watch_attributes(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
         self.watcher.set(Box::new(notice));
     }
 

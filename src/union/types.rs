@@ -173,8 +173,11 @@ pub enum RenameMode {
 /// Which privileges a write takes off the file: `FUSE_WRITE_KILL_SUIDGID`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KillPriv {
-    /// Drop setuid, and setgid where the group may execute.
-    Drop,
+    /// Drop setuid, and setgid where the group may execute or isn't the writer's.
+    Drop {
+        /// The writer's group.
+        gid: u32,
+    },
     /// Leave them.
     Keep,
 }

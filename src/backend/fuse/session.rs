@@ -58,7 +58,7 @@ pub(super) fn run(
     // Whom the kernel lets in is let in.
     let session = Session::from_fd(server, connection, SessionACL::All, config)
         .map_err(|error| Error::system(STEP).at(at).errno(from_io(&error)))?;
-    follow_directories(&tree, session.notifier());
+    follow_attributes(&tree, session.notifier());
     let ending = ending_signals();
     thread::Builder::new()
         .name("signals".into())
@@ -79,10 +79,9 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Lets the kernel ask again for the attributes of a directory that was copied up for the sake of
-/// something in it. Nothing but the attributes is dropped, so this waits for nobody.
-fn follow_directories(tree: &Union, notifier: Notifier) {
-    tree.watch_directories(move |node| {
+/// Lets the kernel ask again for attributes that a copy-up changed by the way. Nothing but the attributes is dropped, so this waits for nobody.
+fn follow_attributes(tree: &Union, notifier: Notifier) {
+    tree.watch_attributes(move |node| {
         if let Err(error) = notifier.inval_inode(INodeNo(node.0), -1, 0) {
             log::debug!("the kernel has forgotten node {}: {error}", node.0);
         }

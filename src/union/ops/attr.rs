@@ -84,7 +84,7 @@ impl Union {
         rustix::fs::ftruncate(file.as_fd(), size)
             .map_err(|errno| spot.fault("truncating", errno))?;
         if lacks_fsetid(caller) {
-            self.drop_privileges(node, &stat)
+            self.drop_privileges(node, &stat, caller.gid)
         } else {
             Ok(())
         }
@@ -100,15 +100,22 @@ impl Union {
             return Ok(());
         }
         let (_, stat) = self.spot_and_stat(node)?;
-        self.drop_privileges(node, &stat)
+        self.drop_privileges(node, &stat, caller.gid)
     }
 
-    /// Takes setuid, and setgid where the group may execute, off a file that was written.
-    pub(in super::super) fn drop_privileges(&self, node: &Arc<Node>, stat: &Stat) -> Outcome<()> {
+    /// Takes setuid off a file that was written, and setgid where the group may execute or isn't
+    /// the writer's. Of the writer's groups FUSE tells the first alone.
+    pub(in super::super) fn drop_privileges(
+        &self,
+        node: &Arc<Node>,
+        stat: &Stat,
+        gid: u32,
+    ) -> Outcome<()> {
         let spot = self.spot(node)?;
-        let perm = self.attr_of(node, &spot, stat).perm;
+        let shown = self.attr_of(node, &spot, stat);
+        let perm = shown.perm;
         let mut left = perm & !SETUID;
-        if perm & GROUP_EXEC != 0 {
+        if perm & GROUP_EXEC != 0 || shown.gid != gid {
             left &= !SETGID;
         }
         if left == perm {

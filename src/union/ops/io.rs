@@ -50,10 +50,10 @@ impl Union {
         }
         write_all(file.as_fd(), data, offset)
             .map_err(|errno| self.io_fault(&node, "writing", errno))?;
-        if kill == KillPriv::Drop {
+        if let KillPriv::Drop { gid } = kill {
             let stat = rustix::fs::fstat(file.as_fd())
                 .map_err(|errno| self.io_fault(&node, "stat after a write", errno))?;
-            self.drop_privileges(&node, &stat)?;
+            self.drop_privileges(&node, &stat, gid)?;
         }
         Ok(data.len())
     }
@@ -107,6 +107,7 @@ impl Union {
         mode: i32,
     ) -> Outcome<()> {
         let node = self.node(id)?;
+        self.copy_up(&node, Data::All)?;
         let file = self.file_for_writing(&node)?;
         self.drop_privileges_for(caller, &node)?;
         let mode = FallocateFlags::from_bits_retain(mode as u32);
@@ -138,6 +139,7 @@ impl Union {
     ) -> Outcome<usize> {
         let (from, to) = (self.node(from)?, self.node(to)?);
         // First the target: where both are one file, the source is then its copy.
+        self.copy_up(&to, Data::All)?;
         let target = self.file_for_writing(&to)?;
         let source = self.file_for_reading(&from)?;
         self.drop_privileges_for(caller, &to)?;
@@ -160,7 +162,7 @@ impl Union {
 
     /// A descriptor that can write; copies up first.
     pub(in super::super) fn file_for_writing(&self, node: &Arc<Node>) -> Outcome<Arc<OpenFile>> {
-        self.copy_up(node, Data::All)?;
+        self.copy_up_quietly(node, Data::All)?;
         self.file(node, Access::Write)
     }
 

@@ -44,17 +44,20 @@ impl Union {
     pub fn rmdir(&self, parent: NodeId, name: &OsStr) -> Outcome<()> {
         check_name(name)?;
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
+        if !parent.is_upper() {
+            // Nothing is copied up for the sake of a directory that stays.
+            let _names = dir.names.write();
+            let (child, _) = self.dir_to_remove(&parent, &dir, name)?;
+            let empty = {
+                let _child_names = child.dir.names.write();
+                self.refuse_full(name, &child)
+            };
+            self.release(child.node.id, 1);
+            empty?;
+        }
         let upper = self.upper_dir(&parent, &dir)?;
         let _names = dir.names.write();
-        let found = match self.find(&dir, name)? {
-            Some(found @ Found::Dir { .. }) => found,
-            Some(Found::Leaf { .. }) => {
-                return Err(Fault::merged("rmdir", Errno::NOTDIR).named(name));
-            }
-            None => return Err(Fault::merged("rmdir", Errno::NOENT).named(name)),
-        };
-        let in_upper = matches!(found, Found::Dir { upper: Some(_), .. });
-        let child = self.entered_dir(&parent, &dir, name, found)?;
+        let (child, in_upper) = self.dir_to_remove(&parent, &dir, name)?;
         let removed = {
             let _child_names = child.dir.names.write();
             self.remove_dir(&dir, upper, name, &child, in_upper)
@@ -65,6 +68,32 @@ impl Union {
         }
         self.release(child.node.id, 1);
         removed
+    }
+
+    /// The directory under a name, and whether it is in the upper layer; counts one look-up, which
+    /// the caller gives back.
+    fn dir_to_remove(
+        &self,
+        parent: &Arc<Node>,
+        dir: &DirPart,
+        name: &OsStr,
+    ) -> Outcome<(DirNode, bool)> {
+        let refused = |errno| Err(Fault::merged("rmdir", errno).named(name));
+        let found = match self.find(dir, name)? {
+            Some(found @ Found::Dir { .. }) => found,
+            Some(Found::Leaf { .. }) => return refused(Errno::NOTDIR),
+            None => return refused(Errno::NOENT),
+        };
+        let in_upper = matches!(found, Found::Dir { upper: Some(_), .. });
+        Ok((self.entered_dir(parent, dir, name, found)?, in_upper))
+    }
+
+    fn refuse_full(&self, name: &OsStr, child: &DirNode) -> Outcome<()> {
+        if self.is_empty(&child.node, &child.dir)? {
+            Ok(())
+        } else {
+            Err(Fault::merged("rmdir", Errno::NOTEMPTY).named(name))
+        }
     }
 
     /// The node of a directory that was found; counts one look-up, which the caller gives back.
@@ -93,9 +122,7 @@ impl Union {
         child: &DirNode,
         in_upper: bool,
     ) -> Outcome<()> {
-        if !self.is_empty(&child.node, &child.dir)? {
-            return Err(Fault::merged("rmdir", Errno::NOTEMPTY).named(name));
-        }
+        self.refuse_full(name, child)?;
         let lower_has = self.lower_has(dir, name)?;
         self.hold_dir(child)?;
         if !in_upper {
