@@ -138,10 +138,11 @@ impl Writer {
     }
 }
 
-/// The errors of a mount whose server has died.
+/// The errors of a mount whose server has died. A write of several requests ends with `EIO` where
+/// the connection breaks between two of them.
 pub(crate) fn says_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENOTCONN | libc::ECONNABORTED)
+        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO)
     )
 }
