@@ -23,10 +23,12 @@
 mod common;
 
 mod dice;
+mod inject;
 mod kills;
 mod layers;
 mod model;
 mod shared;
+mod tracer;
 mod writer;
 
 use std::os::unix::process::CommandExt;
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    common::suite::main(&[("kills", kills::CASES)])
+    common::suite::main(&[("kills", kills::CASES), ("inject", inject::CASES)])
 }
 
 /// This very command with our options moved to the environment, if there are any.
