@@ -11,7 +11,7 @@ mod tree;
 pub(crate) use calls::*;
 pub(crate) use plant::{names, plant, sketch};
 pub(crate) use snapshot::{Node, Snapshot};
-pub(crate) use suite::{Case, Limit, skip};
+pub(crate) use suite::{Case, Limit, getting_on, skip};
 pub(crate) use tree::{Carrier, Tree};
 
 /// The table of a module's tests: `name`, or `name: Limit::…("why")` for one that can't run on

@@ -2,6 +2,7 @@
 //! behind.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -50,7 +51,7 @@ impl Limit {
     }
 }
 
-/// How long a case may take before its mount is torn down under it.
+/// How long a case may go without a sign of life before its mount is torn down under it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exit code of a case in another process that was skipped; its reason is on stdout.
@@ -287,29 +288,54 @@ fn run_child(modules: Modules, name: &str) -> ExitCode {
 /// Tears a case's mount down when it takes too long, so that a server that hangs fails one test
 /// and not the suite.
 struct Watchdog {
-    dismissed: mpsc::Sender<()>,
+    wake: mpsc::Sender<Sign>,
     thread: std::thread::JoinHandle<bool>,
+}
+
+/// What a case tells its watchdog.
+enum Sign {
+    Alive,
+    Done,
+}
+
+thread_local! {
+    static WATCHDOG: RefCell<Option<mpsc::Sender<Sign>>> = const { RefCell::new(None) };
+}
+
+/// Says that the running case, which takes long, is getting on.
+pub(crate) fn getting_on() {
+    WATCHDOG.with_borrow(|watchdog| {
+        if let Some(wake) = watchdog {
+            let _ = wake.send(Sign::Alive);
+        }
+    });
 }
 
 impl Watchdog {
     fn over(dir: &Path) -> Self {
         let dir = dir.to_path_buf();
-        let (dismissed, wait) = mpsc::channel();
+        let (wake, wait) = mpsc::channel();
+        WATCHDOG.set(Some(wake.clone()));
         let thread = std::thread::spawn(move || {
-            let stuck = wait
-                .recv_timeout(PATIENCE)
-                .is_err_and(|e| e == mpsc::RecvTimeoutError::Timeout);
+            let stuck = loop {
+                match wait.recv_timeout(PATIENCE) {
+                    Ok(Sign::Alive) => {}
+                    Ok(Sign::Done) | Err(mpsc::RecvTimeoutError::Disconnected) => break false,
+                    Err(mpsc::RecvTimeoutError::Timeout) => break true,
+                }
+            };
             if stuck {
                 Tree::abandon(&dir);
             }
             stuck
         });
-        Self { dismissed, thread }
+        Self { wake, thread }
     }
 
     /// Whether it had to bite.
     fn dismiss(self) -> bool {
-        let _ = self.dismissed.send(());
+        let _ = self.wake.send(Sign::Done);
+        WATCHDOG.set(None);
         self.thread.join().unwrap_or(false)
     }
 }

@@ -377,9 +377,11 @@ impl Union {
         self.mark_impure(upper)?;
         let published = copy.temp.publish(dir.as_fd(), name, RenameFlags::NOREPLACE);
         published.map_err(|errno| upper.fault("copy-up: publishing", name, errno))?;
-        Spot::itself(upper)
-            .set_times(&times_of(&before))
-            .map_err(|errno| upper.fault("copy-up: giving the parent its times back", name, errno))
+        // The copy has its place: an error now would say that it hasn't.
+        if let Err(errno) = Spot::itself(upper).set_times(&times_of(&before)) {
+            log::warn!("copy-up: giving the parent its times back: {errno}");
+        }
+        Ok(())
     }
 
     /// Marks an upper directory as one that may hold copied-up entries.

@@ -11,7 +11,8 @@
 //! 6. [`Rank::Table`]: a shard of the inode table.
 //! 7. [`Rank::Place`]: where one real directory is.
 //! 8. [`Rank::Descriptors`]: a shard of the descriptor cache.
-//! 9. [`Rank::Leaf`]: small tables that call nothing.
+//! 9. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
+//! 10. [`Rank::Leaf`]: small tables that call nothing.
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -26,6 +27,7 @@ pub(crate) enum Rank {
     Table,
     Place,
     Descriptors,
+    Whiteout,
     Leaf,
 }
 

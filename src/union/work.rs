@@ -27,6 +27,8 @@ pub(super) struct Work {
     fd: OwnedFd,
     /// A whiteout that further ones are hard links of, as the kernel makes them.
     shared_whiteout: OrderedMutex<Option<OsString>>,
+    /// What couldn't be removed; tried again later.
+    left: OrderedMutex<Vec<OsString>>,
     pub(super) durability: Durability,
 }
 
@@ -90,7 +92,8 @@ impl Work {
             base,
             dir,
             fd,
-            shared_whiteout: OrderedMutex::new(Rank::Leaf, None),
+            shared_whiteout: OrderedMutex::new(Rank::Whiteout, None),
+            left: OrderedMutex::new(Rank::Leaf, Vec::new()),
             durability,
         };
         if durability == Durability::Volatile {
@@ -139,6 +142,7 @@ impl Work {
 
     /// A name that nobody has used, for an object that the caller makes.
     pub(super) fn temp(&self) -> Result<Temp<'_>, Fault> {
+        self.remove_left();
         let number =
             getrandom::u64().map_err(|_| self.fault("naming an unfinished object", Errno::IO))?;
         Ok(Temp {
@@ -146,6 +150,21 @@ impl Work {
             name: format!("#{number:x}").into(),
             published: false,
         })
+    }
+
+    fn remove_left(&self) {
+        let names = std::mem::take(&mut *self.left.lock());
+        for name in names {
+            self.remove(name);
+        }
+    }
+
+    /// Removes an object of ours, or remembers that it has to be.
+    fn remove(&self, name: OsString) {
+        if let Err(errno) = tree::remove(self.fd.as_fd(), &name) {
+            log::warn!("work: {}: left behind for now: {errno}", name.display());
+            self.left.lock().push(name);
+        }
     }
 
     /// A whiteout in the work directory, to be published.
@@ -158,8 +177,9 @@ impl Work {
                 return Ok(temp);
             }
             // Too many links, or none possible here: from now on links of another one.
-            let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
-            *shared = None;
+            if let Some(name) = shared.take() {
+                self.remove(name);
+            }
         }
         self.make_whiteout(&temp.name)?;
         let mut keep = self.temp()?;
@@ -179,6 +199,7 @@ impl Work {
 
     /// Empties the work directory at the end of a mount.
     pub(super) fn sweep(&self) -> Result<(), Errno> {
+        self.remove_left();
         if let Some(name) = self.shared_whiteout.lock().take() {
             rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty())?;
         }
@@ -223,10 +244,8 @@ impl Temp<'_> {
 
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
-        if !self.published
-            && let Err(errno) = tree::remove(self.work.fd.as_fd(), &self.name)
-        {
-            log::warn!("work: {}: left behind: {errno}", self.name.display());
+        if !self.published {
+            self.work.remove(std::mem::take(&mut self.name));
         }
     }
 }

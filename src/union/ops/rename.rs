@@ -175,8 +175,11 @@ impl Union {
             (true, false) => rename(RenameFlags::WHITEOUT)?,
             (false, true) if is_dir => {
                 rename(RenameFlags::EXCHANGE)?;
-                rustix::fs::unlinkat(from_file.as_fd(), from.name, AtFlags::empty())
-                    .map_err(|errno| from.upper.fault("removing a whiteout", from.name, errno))?;
+                // The rename is done; a whiteout that stays hides nothing.
+                let removed = rustix::fs::unlinkat(from_file.as_fd(), from.name, AtFlags::empty());
+                if let Err(errno) = removed {
+                    log::warn!("rename: {}: a whiteout stays: {errno}", from.name.display());
+                }
             }
             (false, _) => rename(RenameFlags::empty())?,
         }
@@ -227,7 +230,11 @@ impl Union {
         if moving.dir.is_some() && over_lower {
             let file = from.upper.open()?;
             self.mark_opaque(file.as_fd(), from.name)
-                .map_err(|_| from.upper.fault("marking opaque", from.name, Errno::XDEV))?;
+                .map_err(|errno| match errno {
+                    Errno::OPNOTSUPP => Errno::XDEV,
+                    other => other,
+                })
+                .map_err(|errno| from.upper.fault("marking opaque", from.name, errno))?;
         }
         let state = moving.state.read();
         let copied_up = match &state.real {
