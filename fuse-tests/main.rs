@@ -3,6 +3,7 @@
 //! namespace. Names are `VARIANT::MODULE::TEST`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code, unused_imports)] // each test binary uses its part
 mod common;
 
 macro_rules! modules {

@@ -1,5 +1,4 @@
 //! What the tests on real mounts stand on.
-#![allow(dead_code, unused_imports)] // each test binary uses its part
 
 mod calls;
 mod machine;
