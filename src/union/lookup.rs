@@ -12,10 +12,12 @@ use rustix::fs::Stat;
 
 use super::descriptors::OpenFile;
 use super::layer::{LayerIndex, RealDir, RealId};
+use super::metacopy::DataPlace;
 use super::node::{DirPart, Link, Node, Real, State};
 use super::table::Key;
 use super::types::{Attr, Entry, Fault, FileKind, Ino, NodeId};
 use super::{DirNode, Outcome, Union};
+use crate::format::redirect::Redirect;
 use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
 use crate::sys::{Errno, xattr};
 
@@ -23,12 +25,26 @@ use crate::sys::{Errno, xattr};
 #[derive(Debug)]
 pub(super) enum Found {
     /// Not a directory.
-    Leaf { source: Source, stat: Stat },
+    Leaf {
+        source: Source,
+        stat: Stat,
+        /// Where its data is, if that is elsewhere.
+        data: Option<Arc<DataPlace>>,
+    },
     /// A directory and all the layers that make it up.
     Dir {
         upper: Option<DirLayer>,
-        lowers: Vec<(u16, DirLayer)>,
+        lowers: Vec<(LowerAt, DirLayer)>,
     },
+}
+
+/// Where a lower directory is.
+#[derive(Debug)]
+pub(super) enum LowerAt {
+    /// Under its name in the parent's lower directory with this index.
+    Slot(u16),
+    /// Where a redirect led.
+    Elsewhere(Arc<RealDir>),
 }
 
 /// The layer that shows a name: the upper, or the parent's lower directory with this index.
@@ -43,7 +59,15 @@ pub(super) enum Source {
 pub(super) struct DirLayer {
     pub(super) stat: Stat,
     /// Its descriptor, where it had to be opened for a look at its attributes.
-    opened: Option<Arc<OpenFile>>,
+    pub(super) opened: Option<Arc<OpenFile>>,
+}
+
+/// What a new node starts with.
+struct Place<'a> {
+    parent: &'a Arc<Node>,
+    name: &'a OsStr,
+    real: &'a Real,
+    data: Option<&'a Arc<DataPlace>>,
 }
 
 /// Whether the layers below a directory still count.
@@ -72,6 +96,9 @@ impl Union {
 
     /// Finds a name in the layers of a directory.
     pub(super) fn find(&self, dir: &DirPart, name: &OsStr) -> Outcome<Option<Found>> {
+        if self.follow.is_on() {
+            return self.find_following(dir, name);
+        }
         let mut upper = None;
         if let Some(real) = dir.upper.get()
             && let Some(stat) = real.stat(name)?
@@ -84,6 +111,7 @@ impl Union {
                 return Ok(Some(Found::Leaf {
                     source: Source::Upper,
                     stat,
+                    data: None,
                 }));
             }
             if dir.lowers.is_empty() {
@@ -113,6 +141,7 @@ impl Union {
                     return Ok(Some(Found::Leaf {
                         source: Source::Lower(slot),
                         stat,
+                        data: None,
                     }));
                 }
                 break;
@@ -120,13 +149,15 @@ impl Union {
             from = usize::from(slot) + 1;
             // The lowest layer has nothing below it that an opaque mark could hide.
             if from == dir.lowers.len() {
-                lowers.push((slot, DirLayer { stat, opened: None }));
+                lowers.push((LowerAt::Slot(slot), DirLayer { stat, opened: None }));
                 break;
             }
             match self.merges(&dir.lowers[usize::from(slot)], name)? {
-                Merge::Goes(opened) => lowers.push((slot, DirLayer { stat, opened })),
+                Merge::Goes(opened) => {
+                    lowers.push((LowerAt::Slot(slot), DirLayer { stat, opened }));
+                }
                 Merge::Stops(opened) => {
-                    lowers.push((slot, DirLayer { stat, opened }));
+                    lowers.push((LowerAt::Slot(slot), DirLayer { stat, opened }));
                     break;
                 }
             }
@@ -185,21 +216,11 @@ impl Union {
 
     /// A regular file whose data lies elsewhere (`metacopy=on` wrote it) must not be shown with
     /// its own, which is a hole. The kernel refuses it, too, where the option is off.
-    ///
-    /// Only a file with less on the disk than its size, or one in a directory that says it holds
-    /// copied-up files, can be one; the others are not asked.
     fn refuse_metacopy(&self, real: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<()> {
-        if FileKind::of_mode(stat.st_mode) != FileKind::Regular {
-            return Ok(());
+        if self.is_metacopy(real, name, stat)? {
+            return Err(real.fault("following a metadata copy", name, Errno::PERM));
         }
-        let hollow = stat.st_size == 0 || stat.st_blocks * 512 < stat.st_size;
-        if !hollow && !real.is_impure(self.namespace.impure())? {
-            return Ok(());
-        }
-        match real.xattr(name, self.namespace.metacopy())? {
-            None => Ok(()),
-            Some(_) => Err(real.fault("following a metadata copy", name, Errno::PERM)),
-        }
+        Ok(())
     }
 
     fn merges(&self, real: &RealDir, name: &OsStr) -> Outcome<Merge> {
@@ -216,7 +237,10 @@ impl Union {
             }
             _ => {}
         }
-        if attr(self.namespace.redirect()).is_some() {
+        if let Some(value) = attr(self.namespace.redirect()) {
+            if Redirect::parse(&value).is_err() {
+                return Err(real.fault("reading a redirect", name, Errno::INVAL));
+            }
             // Merging by another name was not asked for; the kernel refuses, too.
             return Err(real.fault("following a redirect", name, Errno::PERM));
         }
@@ -233,7 +257,9 @@ impl Union {
         found: Found,
     ) -> Outcome<(Arc<Node>, Attr)> {
         match found {
-            Found::Leaf { source, stat } => self.enter_leaf(parent, dir, name, source, &stat),
+            Found::Leaf { source, stat, data } => {
+                self.enter_leaf(parent, dir, name, source, &stat, data)
+            }
             Found::Dir { upper, lowers } => self.enter_dir(parent, dir, name, upper, &lowers),
         }
     }
@@ -245,6 +271,7 @@ impl Union {
         name: &OsStr,
         source: Source,
         stat: &Stat,
+        data: Option<Arc<DataPlace>>,
     ) -> Outcome<(Arc<Node>, Attr)> {
         let id = self.ground.real_id(stat);
         let (real_dir, ino, key, real) = match source {
@@ -276,12 +303,31 @@ impl Union {
         };
         let record = self.record(real_dir, name, stat)?;
         let mut attr = self.owners.show(ino, stat, record);
-        let node = self.node_for(parent, name, key, ino, attr.kind, &real, || None);
+        let place = Place {
+            parent,
+            name,
+            real: &real,
+            data: data.as_ref(),
+        };
+        let node = self.node_for(&place, key, ino, attr.kind, || None);
         if source == Source::Upper {
             self.adopt(&node, parent, name, id);
         }
         attr.ino = node.state.read().ino;
+        if data.is_some() {
+            self.recheck(&node, real_dir, name, source)?;
+            self.show_data_blocks(&node, &mut attr);
+        }
         Ok((node, attr))
+    }
+
+    /// A new node of an upper file that was completed after it had been looked at.
+    fn recheck(&self, node: &Node, dir: &RealDir, name: &OsStr, source: Source) -> Outcome<()> {
+        if source == Source::Upper && dir.xattr(name, self.namespace.metacopy())?.is_none() {
+            let old = node.state.write().data.take();
+            drop(old);
+        }
+        Ok(())
     }
 
     fn enter_dir(
@@ -290,7 +336,7 @@ impl Union {
         dir: &DirPart,
         name: &OsStr,
         upper: Option<DirLayer>,
-        lowers: &[(u16, DirLayer)],
+        lowers: &[(LowerAt, DirLayer)],
     ) -> Outcome<(Arc<Node>, Attr)> {
         // The number is the top lower's: it stays when the directory is copied up.
         let numbered = match (lowers.first(), &upper) {
@@ -303,11 +349,12 @@ impl Union {
                 Some(real) => (real, &layer.stat, LayerIndex::Upper),
                 None => return Err(gone(name)),
             },
-            (None, Some((slot, layer))) => {
+            (None, Some((LowerAt::Slot(slot), layer))) => {
                 let real = &dir.lowers[usize::from(*slot)];
                 (real, &layer.stat, real.layer)
             }
-            (None, None) => return Err(gone(name)),
+            // Only a directory above leads elsewhere.
+            (None, Some((LowerAt::Elsewhere(_), _)) | None) => return Err(gone(name)),
         };
         let key = Key::Real(layer, self.ground.real_id(stat));
         let make = || {
@@ -324,20 +371,26 @@ impl Union {
             };
             let lowers = lowers
                 .iter()
-                .map(|(slot, layer)| real(&dir.lowers[usize::from(*slot)], layer))
+                .map(|(at, layer)| match at {
+                    LowerAt::Slot(slot) => real(&dir.lowers[usize::from(*slot)], layer),
+                    LowerAt::Elsewhere(found) => {
+                        if let Some(file) = &layer.opened {
+                            found.remember(file);
+                        }
+                        found.clone()
+                    }
+                })
                 .collect();
             Some(DirPart::new(upper, lowers))
         };
         let record = self.record(top_dir, name, stat)?;
-        let node = self.node_for(
+        let place = Place {
             parent,
             name,
-            key,
-            ino,
-            FileKind::Directory,
-            &Real::Dir,
-            make,
-        );
+            real: &Real::Dir,
+            data: None,
+        };
+        let node = self.node_for(&place, key, ino, FileKind::Directory, make);
         let mut attr = self.owners.show(node.state.read().ino, stat, record);
         if node.dir.as_ref().is_some_and(|dir| dir.is_merged()) {
             attr.nlink = 1;
@@ -346,43 +399,45 @@ impl Union {
     }
 
     /// Finds or makes the node of `key`.
-    #[allow(clippy::too_many_arguments)] // all of them describe the one node
     fn node_for(
         &self,
-        parent: &Arc<Node>,
-        name: &OsStr,
+        place: &Place<'_>,
         key: Key,
         ino: Ino,
         kind: FileKind,
-        real: &Real,
         dir: impl Fn() -> Option<Arc<DirPart>>,
     ) -> Arc<Node> {
         loop {
             let numbers = &self.ground.numbers;
-            let node =
-                self.table
-                    .enter(key.clone(), ino, parent, numbers, |id, generation, key| {
-                        let link = Link {
-                            parent: parent.clone(),
-                            name: name.into(),
-                        };
-                        let real = real.clone();
-                        let state = State {
-                            ino,
-                            link: Some(link),
-                            named: true,
-                            real,
-                        };
-                        Node::new(
-                            id,
-                            generation,
-                            kind,
-                            self.ground.descriptors.slot(),
-                            key,
-                            state,
-                            dir(),
-                        )
-                    });
+            let node = self.table.enter(
+                key.clone(),
+                ino,
+                place.parent,
+                numbers,
+                |id, generation, key| {
+                    let link = Link {
+                        parent: place.parent.clone(),
+                        name: place.name.into(),
+                    };
+                    let real = place.real.clone();
+                    let state = State {
+                        ino,
+                        link: Some(link),
+                        named: true,
+                        real,
+                        data: place.data.cloned(),
+                    };
+                    Node::new(
+                        id,
+                        generation,
+                        kind,
+                        self.ground.descriptors.slot(),
+                        key,
+                        state,
+                        dir(),
+                    )
+                },
+            );
             if node.kind == kind {
                 return node;
             }
