@@ -10,6 +10,7 @@ mod aliases;
 mod copy_data;
 mod copy_up;
 mod descriptors;
+mod enter;
 mod layer;
 mod listing;
 mod locks;

@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Stat;
 
@@ -39,6 +39,8 @@ pub(super) struct Follow {
     pub(super) roots: Vec<Arc<RealDir>>,
     /// The roots of the layers that only hold data.
     pub(super) data: Vec<Arc<RealDir>>,
+    /// Whether a lower object was seen in two places.
+    pub(super) doubled: AtomicBool,
 }
 
 impl Follow {
@@ -62,6 +64,7 @@ impl Follow {
             layers_are_fixed: makes_redirects || options.xino == Some(Xino::On),
             roots,
             data,
+            doubled: AtomicBool::new(false),
         }
     }
 
