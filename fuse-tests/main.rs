@@ -17,6 +17,6 @@ macro_rules! modules {
 }
 
 modules! {
-    attr, copyup, create, format, identity, io, ioctl, layers, link, locks, lookup, open_handles, peers, programs, random, readdir, remove, rename, special,
+    attr, copyup, create, foreign, format, identity, io, ioctl, layers, link, locks, lookup, open_handles, peers, programs, random, readdir, remove, rename, special,
     xattr,
 }

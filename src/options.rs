@@ -210,11 +210,6 @@ impl Options {
 
     /// The first option that our FUSE server doesn't carry out, as it would be written.
     pub fn unsupported_by_fuse(&self) -> Option<&'static str> {
-        match self.redirect_dir {
-            Some(RedirectDir::On) => return Some("redirect_dir=on"),
-            Some(RedirectDir::Follow) => return Some("redirect_dir=follow"),
-            _ => {}
-        }
         match self.verity {
             Some(Verity::On) => return Some("verity=on"),
             Some(Verity::Require) => return Some("verity=require"),
@@ -222,16 +217,21 @@ impl Options {
         }
         let on = Some(Switch::On);
         [
-            (self.metacopy == on, "metacopy=on"),
             (self.index == on, "index=on"),
             (self.nfs_export == on, "nfs_export=on"),
-            (
-                !self.data_only.is_empty(),
-                "lowerdir=…::… (data-only layers)",
-            ),
         ]
         .into_iter()
         .find_map(|(wanted, name)| wanted.then_some(name))
+    }
+
+    /// The first option that needs the attributes of the machine's root.
+    pub(crate) fn needs_root(&self) -> Option<&'static str> {
+        match self.redirect_dir {
+            Some(RedirectDir::On) => return Some("redirect_dir=on"),
+            Some(RedirectDir::Follow) => return Some("redirect_dir=follow"),
+            _ => {}
+        }
+        (self.metacopy == Some(Switch::On)).then_some("metacopy=on")
     }
 
     /// Every directory with the name of its option.

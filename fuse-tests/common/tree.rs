@@ -31,6 +31,7 @@ pub(crate) struct Tree {
     userxattr: Cell<bool>,
     read_only: Cell<bool>,
     layers: Cell<usize>,
+    data_layers: Cell<usize>,
     options: RefCell<Vec<String>>,
     mounted: Cell<bool>,
     lowers: RefCell<Vec<(PathBuf, Snapshot)>>,
@@ -52,6 +53,7 @@ impl Tree {
             userxattr: Cell::new(!real_root),
             read_only: Cell::new(false),
             layers: Cell::new(1),
+            data_layers: Cell::new(0),
             options: RefCell::default(),
             mounted: Cell::new(false),
             lowers: RefCell::default(),
@@ -184,6 +186,16 @@ impl Tree {
         path
     }
 
+    /// Data-only layer `index`, 0 the topmost; made when it's first asked for.
+    pub(crate) fn data_layer(&self, index: usize) -> PathBuf {
+        let path = self.dir.join(format!("d{index}"));
+        for missing in self.data_layers.get()..=index {
+            fs::create_dir(self.dir.join(format!("d{missing}"))).expect("a layer");
+            self.data_layers.set(missing + 1);
+        }
+        path
+    }
+
     /// Plants entries (see [`plant`]) in the only lower layer, or the topmost.
     pub(crate) fn lower(&self, entries: &[&str]) {
         self.lower_at(0, entries);
@@ -275,7 +287,9 @@ impl Tree {
     pub(crate) fn try_mount(&self) -> Result<(), String> {
         assert!(!self.mounted.get(), "mounted already");
         if self.check_lowers.get() && self.lowers.borrow().is_empty() {
+            let data = (0..self.data_layers.get()).map(|index| self.dir.join(format!("d{index}")));
             let lowers = (0..self.layers.get()).map(|index| self.dir.join(format!("l{index}")));
+            let lowers = lowers.chain(data);
             *self.lowers.borrow_mut() = lowers.map(|l| (l.clone(), Snapshot::of(&l))).collect();
         }
         match self.carrier.get() {
@@ -359,7 +373,13 @@ impl Tree {
         let lowers =
             (0..self.layers.get()).map(|i| self.dir.join(format!("l{i}")).into_os_string());
         let lowers: Vec<_> = lowers.map(OsString::into_vec).collect();
-        let mut options = vec![("lowerdir", OsString::from_vec(lowers.join(&b':')))];
+        let mut lowers = lowers.join(&b':');
+        for index in 0..self.data_layers.get() {
+            lowers.extend_from_slice(b"::");
+            let layer = self.dir.join(format!("d{index}"));
+            lowers.extend_from_slice(layer.as_os_str().as_bytes());
+        }
+        let mut options = vec![("lowerdir", OsString::from_vec(lowers))];
         if !self.read_only.get() {
             options.push(("upperdir", self.upper_base().join("u").into()));
             options.push(("workdir", self.upper_base().join("w").into()));
@@ -380,26 +400,37 @@ impl Tree {
                 .map(|option| option.clone().into_bytes()),
         );
         options.extend(extra.iter().map(|option| option.as_bytes().to_vec()));
+        options.extend(
+            self.plain_options()
+                .map(|option| option.as_bytes().to_vec()),
+        );
         if self.userxattr.get() {
             options.push(b"userxattr".to_vec());
         }
         OsString::from_vec(options.join(&b','))
     }
 
+    /// What a machine's defaults may turn on, unless the test has chosen.
+    fn plain_options(&self) -> impl Iterator<Item = &'static str> {
+        let chosen = self.options.borrow().join(",");
+        let userxattr = self.userxattr.get();
+        let plain = [
+            "index=off",
+            "xino=off",
+            "redirect_dir=nofollow",
+            "metacopy=off",
+        ];
+        plain.into_iter().filter(move |option| {
+            let (name, _) = option.split_once('=').expect("a value");
+            let implied = name == "redirect_dir" && chosen.contains("metacopy=on");
+            let forbidden = userxattr && matches!(name, "redirect_dir" | "metacopy");
+            !implied && !forbidden && !chosen.contains(&format!("{name}="))
+        })
+    }
+
     fn mount_kernel(&self) -> Result<(), String> {
         let target = self.dir.join("m");
-        // What a machine's defaults may turn on, and the FUSE server never does.
-        let plain: &[&str] = if self.userxattr.get() {
-            &["index=off", "xino=off"]
-        } else {
-            &[
-                "index=off",
-                "xino=off",
-                "redirect_dir=nofollow",
-                "metacopy=off",
-            ]
-        };
-        let options = self.option_string(plain);
+        let options = self.option_string(&[]);
         if options.len() > 4000 {
             return self
                 .mount_kernel_by_parts(&target)

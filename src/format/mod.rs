@@ -3,8 +3,10 @@
 //! Source: `Documentation/filesystems/overlayfs.rst` and `fs/overlayfs` of the Linux kernel.
 
 pub mod acl;
+pub mod metacopy;
 pub mod origin;
 pub mod override_stat;
+pub mod redirect;
 mod xattr;
 
 pub use xattr::{Visible, XattrNamespace};

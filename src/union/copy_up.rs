@@ -5,7 +5,7 @@
 //! one. Two copy-ups run side by side; who needs the same node waits for it, nobody else does.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps
 use super::copy_data;
 use super::descriptors::{Access, OpenFile};
 use super::layer::{LayerIndex, RealDir};
+use super::metacopy::DataPlace;
 use super::node::{DirPart, Node, Real};
 use super::owners;
 use super::spot::Spot;
@@ -21,15 +22,26 @@ use super::table::Key;
 use super::types::{Attr, Fault, FileKind};
 use super::work::{Durability, Temp, Work};
 use super::{Outcome, Union};
-use crate::format::{self, IMPURE, override_stat};
+use crate::format::{self, IMPURE, metacopy, override_stat};
 use crate::sys::{Errno, xattr};
 
 /// How much of a file's data a copy-up takes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Data {
     All,
+    /// None now, where the mount makes metadata copies; all otherwise.
+    Later,
     /// The file is about to be cut to this size.
     UpTo(u64),
+}
+
+/// Where a copy gets its data.
+#[derive(Debug)]
+enum Content {
+    /// From this file, now.
+    From(Spot, Data),
+    /// Nowhere: it stays a metadata copy.
+    Elsewhere(Arc<DataPlace>),
 }
 
 /// A finished copy in the work directory.
@@ -69,8 +81,15 @@ impl Union {
     /// about to forget: a word about that very node would wait for the write, which waits for us.
     pub(super) fn copy_up_quietly(&self, node: &Arc<Node>, data: Data) -> Outcome<()> {
         let work = self.work()?;
+        let place = self.data_place(node);
+        if let Some(place) = &place {
+            self.need_data(place)?;
+        }
         if node.is_upper() {
-            return Ok(());
+            return match place {
+                Some(_) if data != Data::Later => self.complete_data(work, node, data),
+                _ => Ok(()),
+            };
         }
         // From the highest parent that is missing down, without recursion: paths can be long.
         let mut missing = vec![node.clone()];
@@ -95,6 +114,10 @@ impl Union {
             if next.dir.is_some() {
                 self.watcher.tell(next.id);
             }
+        }
+        // Somebody else may have copied it up meanwhile, without its data.
+        if data != Data::Later && self.data_place(node).is_some() {
+            return self.complete_data(work, node, data);
         }
         Ok(())
     }
@@ -122,8 +145,27 @@ impl Union {
         };
         let record = self.record_at(&spot, &stat);
         let shown = self.owners.show(node.state.read().ino, &stat, record);
-        let copy = self.build(work, &spot, &stat, &shown, data)?;
-        self.publish_copy(node, copy, &stat)
+        // What has lost its name has no place where its data could be looked for.
+        let later = data == Data::Later
+            && self.follow.metacopy
+            && node.kind == FileKind::Regular
+            && node.state.read().named;
+        let place = self.data_place(node);
+        let content = match (place, &spot) {
+            (Some(place), _) if later => Content::Elsewhere(place),
+            (None, Spot::At { dir, name }) if later => {
+                let id = self.ground.real_id(&stat);
+                Content::Elsewhere(DataPlace::found(dir, name, id))
+            }
+            (Some(place), _) => Content::From(self.data_spot(&place)?.0, data),
+            (None, _) => Content::From(spot.clone(), data),
+        };
+        let copy = self.build(work, &spot, &stat, &shown, &content)?;
+        let elsewhere = match content {
+            Content::From(..) => None,
+            Content::Elsewhere(place) => Some(place),
+        };
+        self.publish_copy(node, copy, &stat, elsewhere)
     }
 
     /// Builds the finished copy in the work directory.
@@ -133,7 +175,7 @@ impl Union {
         spot: &Spot,
         stat: &Stat,
         shown: &Attr,
-        data: Data,
+        content: &Content,
     ) -> Outcome<Copy<'w>> {
         let temp = work.temp()?;
         let fault = |op| move |errno| work.fault(op, errno);
@@ -145,7 +187,14 @@ impl Union {
                 let to =
                     rustix::fs::openat(work.as_fd(), temp.name(), flags, Mode::RUSR | Mode::WUSR)
                         .map_err(fault("copy-up: creating the file"))?;
-                self.copy_file_data(spot, &to, stat.st_size as u64, data)?;
+                let size = stat.st_size as u64;
+                match content {
+                    Content::From(from, data) => {
+                        self.copy_file_data(from, to.as_fd(), size, *data)?;
+                    }
+                    Content::Elsewhere(_) => rustix::fs::ftruncate(&to, size)
+                        .map_err(fault("copy-up: giving the size"))?,
+                }
                 to
             }
             FileKind::Directory => {
@@ -198,28 +247,52 @@ impl Union {
         if kind == FileKind::Directory || stat.st_nlink == 1 {
             self.mark_origin(work, spot, &copy)?;
         }
+        let elsewhere = matches!(content, Content::Elsewhere(_));
+        if elsewhere {
+            copy_spot(&copy)
+                .set_xattr(
+                    self.namespace.metacopy(),
+                    metacopy::PLAIN,
+                    XattrFlags::empty(),
+                )
+                .map_err(fault("copy-up: marking a metadata copy"))?;
+        }
         self.give_mode(work, &copy, shown, owner)?;
         let times = times_of(stat);
         copy_spot(&copy)
             .set_times(&times)
             .map_err(fault("copy-up: setting the times"))?;
-        if kind == FileKind::Regular && work.durability == Durability::Synced {
+        let synced = match work.durability {
+            Durability::Volatile => false,
+            Durability::Synced => kind == FileKind::Regular && !elsewhere,
+            Durability::Strict => matches!(kind, FileKind::Regular | FileKind::Directory),
+        };
+        if synced {
             rustix::fs::fsync(copy.file.as_fd()).map_err(fault("copy-up: writing to the disk"))?;
         }
         Ok(copy)
     }
 
-    fn copy_file_data(&self, spot: &Spot, to: &OwnedFd, size: u64, data: Data) -> Outcome<()> {
+    /// Copies the data of a file that shows this size.
+    pub(super) fn copy_file_data(
+        &self,
+        spot: &Spot,
+        to: BorrowedFd<'_>,
+        size: u64,
+        data: Data,
+    ) -> Outcome<()> {
         let wanted = match data {
-            Data::All => size,
+            Data::All | Data::Later => size,
             Data::UpTo(limit) => size.min(limit),
         };
         if wanted == 0 {
             return Ok(());
         }
         let from = open_for_reading(spot).map_err(|errno| spot.fault("copy-up: opening", errno))?;
-        copy_data::copy(from.as_fd(), to.as_fd(), wanted, wanted == size)
-            .map_err(|errno| spot.fault("copy-up: copying the data", errno))
+        let fault = |errno| spot.fault("copy-up: copying the data", errno);
+        // A metadata copy's size need not be that of its data.
+        let whole = rustix::fs::fstat(&from).map_err(fault)?.st_size as u64 == wanted;
+        copy_data::copy(from.as_fd(), to, wanted, whole).map_err(fault)
     }
 
     /// Copies every attribute but the overlay's own. One that the upper can't hold is left out,
@@ -309,7 +382,13 @@ impl Union {
 
     /// Publishes a finished copy under the node's name, or keeps it nameless where the name has
     /// gone meanwhile.
-    fn publish_copy(&self, node: &Arc<Node>, copy: Copy<'_>, origin: &Stat) -> Outcome<()> {
+    fn publish_copy(
+        &self,
+        node: &Arc<Node>,
+        copy: Copy<'_>,
+        origin: &Stat,
+        elsewhere: Option<Arc<DataPlace>>,
+    ) -> Outcome<()> {
         let Some(link) = node.state.read().link.clone() else {
             return Err(Fault::merged("copy-up of the root", Errno::ROFS));
         };
@@ -348,6 +427,7 @@ impl Union {
                 state.ino = self.ground.numbers.ino(id.fs, id.ino);
             }
             let old = std::mem::replace(&mut state.real, real);
+            let old = (old, std::mem::replace(&mut state.data, elsewhere));
             drop(state);
             drop(old);
             // Whoever reads next opens the copy.

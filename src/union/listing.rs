@@ -16,6 +16,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::descriptors::Access;
 use super::layer::{LayerIndex, RealDir, RealId};
 use super::locks::{OrderedMutex, Rank};
+use super::lookup::Found;
 use super::node::{DirPart, Node};
 use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId, Place};
 use super::{DirNode, Outcome, Union};
@@ -309,7 +310,11 @@ impl Union {
                     continue;
                 };
                 let below = &layers[index + 1..];
-                let ino = self.listed_ino(real, &name, kind, id, below)?;
+                let ino = if self.follow.is_on() && kind == FileKind::Directory {
+                    self.followed_ino(dir, real, &name, id)?
+                } else {
+                    self.listed_ino(real, &name, kind, id, below)?
+                };
                 listing.insert(&name, kind, ino);
             }
         }
@@ -354,6 +359,29 @@ impl Union {
         let record = self.record(real, name, &stat)?;
         let kind = self.owners.show(Ino(0), &stat, record).kind;
         Ok(Some((kind, self.ground.real_id(&stat))))
+    }
+
+    /// As [`Union::listed_ino`] for a directory that may merge with one of another name.
+    fn followed_ino(
+        &self,
+        dir: &DirPart,
+        real: &RealDir,
+        name: &OsStr,
+        id: RealId,
+    ) -> Outcome<Ino> {
+        let lower = match real.layer {
+            LayerIndex::Upper => match self.find(dir, name) {
+                Ok(Some(Found::Dir { lowers, .. })) => {
+                    let first = lowers.first();
+                    first.map(|(_, lower)| self.ground.real_id(&lower.stat))
+                }
+                // The look-up says what is wrong; here the name is listed all the same.
+                _ => None,
+            },
+            LayerIndex::Lower(_) => None,
+        };
+        let id = lower.unwrap_or(id);
+        Ok(self.ground.numbers.ino(id.fs, id.ino))
     }
 
     /// `d_ino`: what `stat` will show as `st_ino`.

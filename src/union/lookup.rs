@@ -11,11 +11,12 @@ use std::sync::atomic::Ordering;
 use rustix::fs::Stat;
 
 use super::descriptors::OpenFile;
-use super::layer::{LayerIndex, RealDir, RealId};
-use super::node::{DirPart, Link, Node, Real, State};
-use super::table::Key;
-use super::types::{Attr, Entry, Fault, FileKind, Ino, NodeId};
+use super::layer::{LayerIndex, RealDir};
+use super::metacopy::DataPlace;
+use super::node::DirPart;
+use super::types::{Entry, Fault, FileKind, NodeId};
 use super::{DirNode, Outcome, Union};
+use crate::format::redirect::Redirect;
 use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
 use crate::sys::{Errno, xattr};
 
@@ -23,12 +24,26 @@ use crate::sys::{Errno, xattr};
 #[derive(Debug)]
 pub(super) enum Found {
     /// Not a directory.
-    Leaf { source: Source, stat: Stat },
+    Leaf {
+        source: Source,
+        stat: Stat,
+        /// Where its data is, if that is elsewhere.
+        data: Option<Arc<DataPlace>>,
+    },
     /// A directory and all the layers that make it up.
     Dir {
         upper: Option<DirLayer>,
-        lowers: Vec<(u16, DirLayer)>,
+        lowers: Vec<(LowerAt, DirLayer)>,
     },
+}
+
+/// Where a lower directory is.
+#[derive(Debug)]
+pub(super) enum LowerAt {
+    /// Under its name in the parent's lower directory with this index.
+    Slot(u16),
+    /// Where a redirect led.
+    Elsewhere(Arc<RealDir>),
 }
 
 /// The layer that shows a name: the upper, or the parent's lower directory with this index.
@@ -43,7 +58,7 @@ pub(super) enum Source {
 pub(super) struct DirLayer {
     pub(super) stat: Stat,
     /// Its descriptor, where it had to be opened for a look at its attributes.
-    opened: Option<Arc<OpenFile>>,
+    pub(super) opened: Option<Arc<OpenFile>>,
 }
 
 /// Whether the layers below a directory still count.
@@ -72,6 +87,9 @@ impl Union {
 
     /// Finds a name in the layers of a directory.
     pub(super) fn find(&self, dir: &DirPart, name: &OsStr) -> Outcome<Option<Found>> {
+        if self.follow.is_on() {
+            return self.find_following(dir, name);
+        }
         let mut upper = None;
         if let Some(real) = dir.upper.get()
             && let Some(stat) = real.stat(name)?
@@ -84,6 +102,7 @@ impl Union {
                 return Ok(Some(Found::Leaf {
                     source: Source::Upper,
                     stat,
+                    data: None,
                 }));
             }
             if dir.lowers.is_empty() {
@@ -113,6 +132,7 @@ impl Union {
                     return Ok(Some(Found::Leaf {
                         source: Source::Lower(slot),
                         stat,
+                        data: None,
                     }));
                 }
                 break;
@@ -120,13 +140,15 @@ impl Union {
             from = usize::from(slot) + 1;
             // The lowest layer has nothing below it that an opaque mark could hide.
             if from == dir.lowers.len() {
-                lowers.push((slot, DirLayer { stat, opened: None }));
+                lowers.push((LowerAt::Slot(slot), DirLayer { stat, opened: None }));
                 break;
             }
             match self.merges(&dir.lowers[usize::from(slot)], name)? {
-                Merge::Goes(opened) => lowers.push((slot, DirLayer { stat, opened })),
+                Merge::Goes(opened) => {
+                    lowers.push((LowerAt::Slot(slot), DirLayer { stat, opened }));
+                }
                 Merge::Stops(opened) => {
-                    lowers.push((slot, DirLayer { stat, opened }));
+                    lowers.push((LowerAt::Slot(slot), DirLayer { stat, opened }));
                     break;
                 }
             }
@@ -185,21 +207,11 @@ impl Union {
 
     /// A regular file whose data lies elsewhere (`metacopy=on` wrote it) must not be shown with
     /// its own, which is a hole. The kernel refuses it, too, where the option is off.
-    ///
-    /// Only a file with less on the disk than its size, or one in a directory that says it holds
-    /// copied-up files, can be one; the others are not asked.
     fn refuse_metacopy(&self, real: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<()> {
-        if FileKind::of_mode(stat.st_mode) != FileKind::Regular {
-            return Ok(());
+        if self.is_metacopy(real, name, stat)? {
+            return Err(real.fault("following a metadata copy", name, Errno::PERM));
         }
-        let hollow = stat.st_size == 0 || stat.st_blocks * 512 < stat.st_size;
-        if !hollow && !real.is_impure(self.namespace.impure())? {
-            return Ok(());
-        }
-        match real.xattr(name, self.namespace.metacopy())? {
-            None => Ok(()),
-            Some(_) => Err(real.fault("following a metadata copy", name, Errno::PERM)),
-        }
+        Ok(())
     }
 
     fn merges(&self, real: &RealDir, name: &OsStr) -> Outcome<Merge> {
@@ -216,260 +228,14 @@ impl Union {
             }
             _ => {}
         }
-        if attr(self.namespace.redirect()).is_some() {
+        if let Some(value) = attr(self.namespace.redirect()) {
+            if Redirect::parse(&value).is_err() {
+                return Err(real.fault("reading a redirect", name, Errno::INVAL));
+            }
             // Merging by another name was not asked for; the kernel refuses, too.
             return Err(real.fault("following a redirect", name, Errno::PERM));
         }
         Ok(Merge::Goes(Some(file)))
-    }
-
-    /// The node for what was found under `name` in `parent`, and its attributes. Counts one
-    /// look-up.
-    pub(super) fn enter(
-        &self,
-        parent: &Arc<Node>,
-        dir: &DirPart,
-        name: &OsStr,
-        found: Found,
-    ) -> Outcome<(Arc<Node>, Attr)> {
-        match found {
-            Found::Leaf { source, stat } => self.enter_leaf(parent, dir, name, source, &stat),
-            Found::Dir { upper, lowers } => self.enter_dir(parent, dir, name, upper, &lowers),
-        }
-    }
-
-    fn enter_leaf(
-        &self,
-        parent: &Arc<Node>,
-        dir: &DirPart,
-        name: &OsStr,
-        source: Source,
-        stat: &Stat,
-    ) -> Outcome<(Arc<Node>, Attr)> {
-        let id = self.ground.real_id(stat);
-        let (real_dir, ino, key, real) = match source {
-            Source::Upper => {
-                let Some(upper) = dir.upper.get() else {
-                    return Err(gone(name));
-                };
-                (
-                    upper,
-                    self.upper_ino(upper, name, id, FileKind::of_mode(stat.st_mode))?,
-                    Key::Real(LayerIndex::Upper, id),
-                    Real::Upper(id),
-                )
-            }
-            Source::Lower(slot) => {
-                let lower = &dir.lowers[usize::from(slot)];
-                let key = if stat.st_nlink > 1 && self.work.is_some() {
-                    Key::name(parent.id, name)
-                } else {
-                    Key::Real(lower.layer, id)
-                };
-                (
-                    lower,
-                    self.ground.numbers.ino(id.fs, id.ino),
-                    key,
-                    Real::Lower { slot, id },
-                )
-            }
-        };
-        let record = self.record(real_dir, name, stat)?;
-        let mut attr = self.owners.show(ino, stat, record);
-        let node = self.node_for(parent, name, key, ino, attr.kind, &real, || None);
-        if source == Source::Upper {
-            self.adopt(&node, parent, name, id);
-        }
-        attr.ino = node.state.read().ino;
-        Ok((node, attr))
-    }
-
-    fn enter_dir(
-        &self,
-        parent: &Arc<Node>,
-        dir: &DirPart,
-        name: &OsStr,
-        upper: Option<DirLayer>,
-        lowers: &[(u16, DirLayer)],
-    ) -> Outcome<(Arc<Node>, Attr)> {
-        // The number is the top lower's: it stays when the directory is copied up.
-        let numbered = match (lowers.first(), &upper) {
-            (Some((_, layer)), _) | (None, Some(layer)) => self.ground.real_id(&layer.stat),
-            (None, None) => return Err(gone(name)),
-        };
-        let ino = self.ground.numbers.ino(numbered.fs, numbered.ino);
-        let (top_dir, stat, layer) = match (&upper, lowers.first()) {
-            (Some(layer), _) => match dir.upper.get() {
-                Some(real) => (real, &layer.stat, LayerIndex::Upper),
-                None => return Err(gone(name)),
-            },
-            (None, Some((slot, layer))) => {
-                let real = &dir.lowers[usize::from(*slot)];
-                (real, &layer.stat, real.layer)
-            }
-            (None, None) => return Err(gone(name)),
-        };
-        let key = Key::Real(layer, self.ground.real_id(stat));
-        let make = || {
-            let real = |parent: &Arc<RealDir>, layer: &DirLayer| {
-                let child = parent.child(name, self.ground.real_id(&layer.stat));
-                if let Some(file) = &layer.opened {
-                    child.remember(file);
-                }
-                child
-            };
-            let upper = match (&upper, dir.upper.get()) {
-                (Some(layer), Some(parent)) => Some(real(parent, layer)),
-                _ => None,
-            };
-            let lowers = lowers
-                .iter()
-                .map(|(slot, layer)| real(&dir.lowers[usize::from(*slot)], layer))
-                .collect();
-            Some(DirPart::new(upper, lowers))
-        };
-        let record = self.record(top_dir, name, stat)?;
-        let node = self.node_for(
-            parent,
-            name,
-            key,
-            ino,
-            FileKind::Directory,
-            &Real::Dir,
-            make,
-        );
-        let mut attr = self.owners.show(node.state.read().ino, stat, record);
-        if node.dir.as_ref().is_some_and(|dir| dir.is_merged()) {
-            attr.nlink = 1;
-        }
-        Ok((node, attr))
-    }
-
-    /// Finds or makes the node of `key`.
-    #[allow(clippy::too_many_arguments)] // all of them describe the one node
-    fn node_for(
-        &self,
-        parent: &Arc<Node>,
-        name: &OsStr,
-        key: Key,
-        ino: Ino,
-        kind: FileKind,
-        real: &Real,
-        dir: impl Fn() -> Option<Arc<DirPart>>,
-    ) -> Arc<Node> {
-        loop {
-            let numbers = &self.ground.numbers;
-            let node =
-                self.table
-                    .enter(key.clone(), ino, parent, numbers, |id, generation, key| {
-                        let link = Link {
-                            parent: parent.clone(),
-                            name: name.into(),
-                        };
-                        let real = real.clone();
-                        let state = State {
-                            ino,
-                            link: Some(link),
-                            named: true,
-                            real,
-                        };
-                        Node::new(
-                            id,
-                            generation,
-                            kind,
-                            self.ground.descriptors.slot(),
-                            key,
-                            state,
-                            dir(),
-                        )
-                    });
-            if node.kind == kind {
-                return node;
-            }
-            // A layer was changed from outside: another object has the number now.
-            self.table.rekey(&node, Key::Gone);
-            self.release(node.id, 1);
-        }
-    }
-
-    /// Notes a name that a node was found under. A node whose own name has gone (another link was
-    /// unlinked) is reached by it from now on.
-    fn adopt(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &OsStr, id: RealId) {
-        let (named, known) = {
-            let state = node.state.read();
-            (
-                state.named,
-                state
-                    .link
-                    .as_ref()
-                    .is_some_and(|link| link.is(parent, name)),
-            )
-        };
-        if named && known {
-            return;
-        }
-        if named {
-            self.aliases.add(node.id, parent.id, name);
-            return;
-        }
-        self.table.relink(
-            node,
-            Link {
-                parent: parent.clone(),
-                name: name.into(),
-            },
-        );
-        let old = std::mem::replace(&mut node.state.write().real, Real::Upper(id));
-        drop(old);
-    }
-
-    /// Looks for another name of an object that has lost the one it was reached by.
-    pub(super) fn find_alias(&self, node: &Arc<Node>, id: RealId) {
-        while let Some((parent, name)) = self.aliases.take(node.id) {
-            let Some(parent) = self.table.get(parent) else {
-                continue;
-            };
-            let upper = parent.dir.as_ref().and_then(|dir| dir.upper.get());
-            let there = upper.and_then(|upper| upper.stat(&name).ok().flatten());
-            if there.is_some_and(|stat| self.ground.real_id(&stat) == id) {
-                self.adopt(node, &parent, &name, id);
-                return;
-            }
-        }
-    }
-
-    /// The number of the object `name` of the upper layer that isn't a merged directory: its
-    /// origin's where it was copied up.
-    pub(super) fn upper_ino(
-        &self,
-        dir: &RealDir,
-        name: &OsStr,
-        id: RealId,
-        kind: FileKind,
-    ) -> Outcome<Ino> {
-        if let Some(ino) = self.origins.get(id) {
-            return Ok(ino);
-        }
-        let own = self.ground.numbers.ino(id.fs, id.ino);
-        if kind == FileKind::Directory
-            || !self.origins.are_readable()
-            || !dir.is_impure(self.namespace.impure())?
-        {
-            return Ok(own);
-        }
-        let Some(value) = dir.xattr(name, self.namespace.origin())? else {
-            return Ok(own);
-        };
-        let Some(stat) = dir.stat(name)? else {
-            return Ok(own);
-        };
-        match self.origins.resolve(&self.ground, &value, stat.st_mode) {
-            Some(ino) => {
-                self.origins.insert(id, ino);
-                Ok(ino)
-            }
-            None => Ok(own),
-        }
     }
 }
 
@@ -488,10 +254,6 @@ pub(super) fn check_name(name: &OsStr) -> Outcome<()> {
         return Err(Fault::merged("reading a name", Errno::NAMETOOLONG).named(name));
     }
     Ok(())
-}
-
-fn gone(name: &OsStr) -> Fault {
-    Fault::merged("look-up", Errno::STALE).named(name)
 }
 
 impl Found {

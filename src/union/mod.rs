@@ -10,15 +10,18 @@ mod aliases;
 mod copy_data;
 mod copy_up;
 mod descriptors;
+mod enter;
 mod layer;
 mod listing;
 mod locks;
 mod lookup;
+mod metacopy;
 mod node;
 mod number;
 mod ops;
 mod origins;
 mod owners;
+mod redirect;
 mod setup;
 mod spot;
 mod table;
@@ -43,6 +46,7 @@ use listing::Listings;
 use node::{DirPart, Node, Real};
 use origins::Origins;
 use owners::OwnerPolicy;
+use redirect::Follow;
 use spot::Spot;
 use table::Table;
 use watch::Watcher;
@@ -75,6 +79,7 @@ pub struct Union {
     watcher: Watcher,
     /// Nodes dropped so far.
     dropped: AtomicUsize,
+    follow: Follow,
 }
 
 impl Union {
@@ -220,6 +225,7 @@ impl Union {
     fn attr_of(&self, node: &Node, spot: &Spot, stat: &Stat) -> Attr {
         let record = self.record_at(spot, stat);
         let mut attr = self.owners.show(node.state.read().ino, stat, record);
+        self.show_data_blocks(node, &mut attr);
         match &node.dir {
             Some(dir) if dir.is_merged() => attr.nlink = 1,
             // The lower file is still there, for us alone.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::descriptors::{OpenFile, Slot};
 use super::layer::{RealDir, RealId};
 use super::locks::{OrderedMutex, OrderedRwLock, Rank};
+use super::metacopy::DataPlace;
 use super::table::Key;
 use super::types::{FileKind, Ino, NodeId};
 
@@ -37,6 +38,8 @@ pub(crate) struct State {
     /// Whether `link` still leads to it.
     pub(crate) named: bool,
     pub(crate) real: Real,
+    /// Where its data is, if that is elsewhere: it is a metadata copy.
+    pub(crate) data: Option<Arc<DataPlace>>,
 }
 
 /// A name in a directory of the merged tree. One of several for a hard-linked file.

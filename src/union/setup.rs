@@ -18,6 +18,7 @@ use super::node::{DirPart, Node, Real, State};
 use super::number::Numbers;
 use super::origins::Origins;
 use super::owners::{OwnerPolicy, Owners};
+use super::redirect::Follow;
 use super::table::{Key, Table};
 use super::types::{Fault, FileKind, NodeId};
 use super::watch::Watcher;
@@ -25,7 +26,7 @@ use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
 use crate::format::{MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
-use crate::options::Options;
+use crate::options::{Fsync, Options};
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, xattr};
 use crate::{Error, Result};
@@ -60,6 +61,7 @@ impl Union {
         let lowers = options
             .lower
             .iter()
+            .chain(&options.data_only)
             .map(|path| open_lower(path))
             .collect::<Result<Vec<_>>>()?;
         let upper = match (&options.upper, &options.work) {
@@ -87,9 +89,11 @@ impl Union {
         } else {
             XattrNamespace::Trusted
         };
+        refuse_without_root(options, namespace)?;
         let mut lower_dirs = Vec::new();
         let mut xattr_whiteouts = Vec::new();
-        for (index, (fd, path)) in lowers.into_iter().zip(&options.lower).enumerate() {
+        let layers = options.lower.iter().chain(&options.data_only);
+        for (index, (fd, path)) in lowers.into_iter().zip(layers).enumerate() {
             let marked = xattr::fget(fd.as_fd(), namespace.opaque()).ok();
             let may = marked.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS);
             xattr_whiteouts.push(AtomicBool::new(may));
@@ -97,16 +101,17 @@ impl Union {
             let dir = RealDir::root(&ground, layer, fd).context("stat of a lower layer", path)?;
             lower_dirs.push(dir);
         }
+        let data_dirs = lower_dirs.split_off(options.lower.len());
         let (upper_dir, work) = match upper {
             None => (None, None),
             Some((upper, base, work_path)) => {
                 let upper_path = options.upper.as_deref().unwrap_or(work_path);
                 work::lock(&upper, upper_path)?;
                 refuse_indexed(&upper, upper_path, namespace)?;
-                let durability = if options.is_volatile() {
-                    Durability::Volatile
-                } else {
-                    Durability::Synced
+                let durability = match options.fsync {
+                    Fsync::Auto => Durability::Synced,
+                    Fsync::Strict => Durability::Strict,
+                    Fsync::Volatile => Durability::Volatile,
                 };
                 let work = Work::open(&ground, work_path, base, durability)?;
                 prove(&work, work_path, namespace)?;
@@ -124,10 +129,13 @@ impl Union {
             link: None,
             named: true,
             real: Real::Dir,
+            data: None,
         };
         let key = Key::Real(root_dir.layer, root_dir.id);
         let slot = ground.descriptors.slot();
         let origins = Origins::new(namespace, &lower_dirs);
+        let by_default = namespace == XattrNamespace::Trusted && kernel_follows_redirects();
+        let follow = Follow::new(options, by_default, lower_dirs.clone(), data_dirs);
         let part = DirPart::new(upper_dir, lower_dirs);
         let root = Node::new(
             NodeId::ROOT,
@@ -151,6 +159,7 @@ impl Union {
             aliases: Aliases::new(),
             watcher: Watcher::default(),
             dropped: AtomicUsize::new(0),
+            follow,
         })
     }
 
@@ -219,6 +228,29 @@ fn take_target(path: &Path, numbers: &Numbers) -> Result<Target> {
         name,
         beneath,
     })
+}
+
+/// Attributes that lead elsewhere are obeyed only where nobody but the machine's root can have
+/// written them.
+fn refuse_without_root(options: &Options, namespace: XattrNamespace) -> Result<()> {
+    if namespace == XattrNamespace::Trusted {
+        return Ok(());
+    }
+    match options.needs_root() {
+        None => Ok(()),
+        Some(option) => Err(Error::usage("reading the options")
+            .because(format!(
+                "`{option}` needs `trusted.` attributes, which only the machine's root has"
+            ))
+            .remedy("leave the option out")),
+    }
+}
+
+/// Whether the kernel's overlay follows redirects where the options don't say: what the machine
+/// set, or else the kernel's own default.
+fn kernel_follows_redirects() -> bool {
+    let setting = std::fs::read("/sys/module/overlay/parameters/redirect_always_follow");
+    setting.map_or(true, |value| value.first() != Some(&b'N'))
 }
 
 /// An upper whose root names its lower was written with `index=on`.

@@ -37,8 +37,17 @@ pub(super) struct Work {
 pub(super) enum Durability {
     /// A copied-up file is on the disk before it replaces its lower.
     Synced,
+    /// `fsync=strict`: so are a copied-up directory and a metadata copy.
+    Strict,
     /// `volatile`: never.
     Volatile,
+}
+
+impl Durability {
+    /// Whether anything is written to the disk at all.
+    pub(super) fn syncs(self) -> bool {
+        self != Durability::Volatile
+    }
 }
 
 /// An unfinished object in the work directory. Removed when dropped, unless it was published.
@@ -209,7 +218,7 @@ impl Work {
     /// Writes the file system of upper and work to the disk.
     pub(super) fn sync(&self) -> Result<(), Errno> {
         match self.durability {
-            Durability::Synced => rustix::fs::syncfs(&self.base),
+            Durability::Synced | Durability::Strict => rustix::fs::syncfs(&self.base),
             Durability::Volatile => Ok(()),
         }
     }

@@ -55,7 +55,7 @@ impl Union {
         if change.size.is_some() && node.kind != FileKind::Regular {
             return Err(Fault::merged("truncating", Errno::INVAL));
         }
-        self.copy_up(&node, change.size.map_or(Data::All, Data::UpTo))?;
+        self.copy_up(&node, change.size.map_or(Data::Later, Data::UpTo))?;
         if let Some(size) = change.size {
             self.truncate(&node, caller, size)?;
         }

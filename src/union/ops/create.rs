@@ -72,6 +72,14 @@ impl Union {
             }
             _ => self.make_staged(upper, name, &new, standing)?,
         };
+        if self.follow.layers_are_fixed
+            && matches!(kind, NewKind::Directory)
+            && standing == Standing::Nothing
+            && dir.is_merged()
+        {
+            // Spares later look-ups the layers below; nothing is lost without it.
+            let _ = self.mark_opaque(upper_file.as_fd(), name);
+        }
         let stat = upper
             .stat(name)?
             .ok_or_else(|| upper.fault("creating", name, Errno::STALE))?;
@@ -81,6 +89,7 @@ impl Union {
             Found::Leaf {
                 source: Source::Upper,
                 stat,
+                data: None,
             }
         };
         let (node, attr) = self.enter(&parent, &dir, name, found)?;

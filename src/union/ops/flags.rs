@@ -32,7 +32,7 @@ impl Union {
     pub fn set_file_flags(&self, id: NodeId, flags: FileFlags) -> Outcome<()> {
         let node = self.node(id)?;
         only_files_and_directories(node.kind)?;
-        self.copy_up(&node, Data::All)?;
+        self.copy_up(&node, Data::Later)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let fault = |errno| spot.fault("setting inode flags", errno);
         let file = spot

@@ -11,10 +11,10 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use super::super::copy_data::write_all;
 use super::super::copy_up::{Data, open_for_reading};
 use super::super::descriptors::{Access, OpenFile};
+use super::super::metacopy::DataPlace;
 use super::super::node::{Node, Real};
 use super::super::spot::Spot;
 use super::super::types::{Caller, Fault, FileKind, KillPriv, NodeId, Seek};
-use super::super::work::Durability;
 use super::super::{Outcome, Union};
 use crate::sys::Errno;
 
@@ -64,12 +64,22 @@ impl Union {
         let synced = self
             .work
             .as_ref()
-            .is_some_and(|work| work.durability == Durability::Synced);
+            .is_some_and(|work| work.durability.syncs());
         // What is in a lower layer has not been changed by us.
         if !synced || !node.is_upper() || node.kind != FileKind::Regular {
             return Ok(());
         }
-        let file = self.file_for_reading(&node)?;
+        // A metadata copy's data was not changed either.
+        let file = match self.data_place(&node) {
+            Some(_) if data_only => return Ok(()),
+            Some(_) => {
+                let spot = self.spot(&node)?;
+                let opened = self.open_to_read(&node, &spot);
+                let opened = opened.map_err(|errno| spot.fault("opening", errno))?;
+                OpenFile::new(opened, Access::Read)
+            }
+            None => self.file_for_reading(&node)?,
+        };
         let result = if data_only {
             rustix::fs::fdatasync(file.as_fd())
         } else {
@@ -84,7 +94,7 @@ impl Union {
         let synced = self
             .work
             .as_ref()
-            .is_some_and(|work| work.durability == Durability::Synced);
+            .is_some_and(|work| work.durability.syncs());
         let Some(upper) = dir.upper.get().filter(|_| synced) else {
             return Ok(());
         };
@@ -183,7 +193,16 @@ impl Union {
             return Ok(file);
         }
         for _ in 0..ATTEMPTS {
-            let real = node.state.read().real.clone();
+            let (real, data) = {
+                let state = node.state.read();
+                (state.real.clone(), state.data.clone())
+            };
+            if let Some(data) = data.filter(|_| wanted != Access::Write) {
+                if let Some(file) = self.file_of_data(node, &data)? {
+                    return Ok(file);
+                }
+                continue;
+            }
             let id = match real {
                 Real::Detached(file) if enough(&file) => return Ok(file),
                 Real::Detached(_) | Real::Dir => {
@@ -211,7 +230,9 @@ impl Union {
             // state's lock and then drops what was kept.
             let state = node.state.read();
             match state.real {
-                Real::Upper(now) | Real::Lower { id: now, .. } if now == id => {
+                Real::Upper(now) | Real::Lower { id: now, .. }
+                    if now == id && state.data.is_none() =>
+                {
                     self.ground.descriptors.put(node.slot, file.clone());
                     return Ok(file);
                 }
@@ -219,6 +240,32 @@ impl Union {
             }
         }
         Err(Fault::merged("opening a file", Errno::STALE))
+    }
+
+    /// The file with a metadata copy's data; `None` where the copy was completed meanwhile.
+    fn file_of_data(
+        &self,
+        node: &Arc<Node>,
+        data: &Arc<DataPlace>,
+    ) -> Outcome<Option<Arc<OpenFile>>> {
+        let (spot, id) = self.data_spot(data)?;
+        let fault = |errno| spot.fault("opening a file's data", errno);
+        let fd = open_for_reading(&spot).map_err(fault)?;
+        let stat = rustix::fs::fstat(&fd).map_err(fault)?;
+        if self.ground.real_id(&stat) != id {
+            return Err(fault(Errno::STALE));
+        }
+        let file = OpenFile::new(fd, Access::Read);
+        let state = node.state.read();
+        if state
+            .data
+            .as_ref()
+            .is_none_or(|now| !Arc::ptr_eq(now, data))
+        {
+            return Ok(None);
+        }
+        self.ground.descriptors.put(node.slot, file.clone());
+        Ok(Some(file))
     }
 
     fn open_to_read(&self, node: &Arc<Node>, spot: &Spot) -> Result<OwnedFd, Errno> {
@@ -238,7 +285,7 @@ impl Union {
     }
 }
 
-fn open_for_writing(spot: &Spot) -> (Result<OwnedFd, Errno>, Access) {
+pub(in crate::union) fn open_for_writing(spot: &Spot) -> (Result<OwnedFd, Errno>, Access) {
     let flags = OFlags::RDWR | OFlags::NONBLOCK;
     match open_upper(spot, flags) {
         Err(Errno::PERM) => (open_upper(spot, flags | OFlags::APPEND), Access::Append),

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 
 use super::super::copy_up::Data;
 use super::super::lookup::{Found, Source, check_name};
+use super::super::redirect::Reach;
 use super::super::spot::Spot;
 use super::super::types::{Entry, Fault, NodeId};
 use super::super::{DirNode, Outcome, Union};
@@ -23,7 +24,7 @@ impl Union {
         }
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
         let upper = self.upper_dir(&parent, &dir)?;
-        self.copy_up(&node, Data::All)?;
+        self.copy_up(&node, Data::Later)?;
         let _names = dir.names.write();
         if !parent.state.read().named {
             return Err(Fault::merged("link", Errno::NOENT).named(name));
@@ -37,6 +38,17 @@ impl Union {
             // The last name is gone; the kernel's overlay says the same.
             return Err(Fault::merged("link", Errno::NOENT).named(name));
         };
+        if self.data_place(&node).is_some() {
+            // Its names may come to be in different directories.
+            let above = node
+                .state
+                .read()
+                .link
+                .as_ref()
+                .map(|link| link.parent.clone());
+            let above = above.ok_or_else(|| Fault::merged("link", Errno::NOENT).named(name))?;
+            self.set_redirect(&above, &from, &old_name, Reach::Anywhere)?;
+        }
         let from = from.open()?;
         let to = upper.open()?;
         match standing {
@@ -70,6 +82,7 @@ impl Union {
         let found = Found::Leaf {
             source: Source::Upper,
             stat,
+            data: self.data_place(&node),
         };
         let (node, attr) = self.enter(&parent, &dir, name, found)?;
         self.listings

@@ -8,3 +8,5 @@ mod link;
 mod remove;
 mod rename;
 mod xattrs;
+
+pub(in crate::union) use io::open_for_writing;

@@ -24,7 +24,7 @@ impl Union {
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
         let upper = self.upper_dir(&parent, &dir)?;
         let _names = dir.names.write();
-        let Some(Found::Leaf { source, stat }) = self.find(&dir, name)? else {
+        let Some(Found::Leaf { source, stat, .. }) = self.find(&dir, name)? else {
             let errno = if self.find(&dir, name)?.is_some() {
                 Errno::ISDIR
             } else {

@@ -1,7 +1,8 @@
 //! Rename: replacing, not replacing, exchanging.
 //!
 //! A directory that a lower layer has can't move: the lower part would stay. The kernel says
-//! `EXDEV` without `redirect_dir=on`, and programs then copy.
+//! `EXDEV` without `redirect_dir=on`, and programs then copy. With it, a redirect says where the
+//! lower part is; so it does for the data of a metadata copy.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -13,6 +14,7 @@ use super::super::copy_up::Data;
 use super::super::layer::RealDir;
 use super::super::lookup::{Found, check_name};
 use super::super::node::{Link, Node, Real};
+use super::super::redirect::Reach;
 use super::super::types::{Fault, FileKind, Ino, NodeId, RenameMode};
 use super::super::{DirNode, Outcome, Union};
 use super::create::Standing;
@@ -63,7 +65,7 @@ impl Union {
             // Only now that neither side refuses, and before the locks: copies can take long.
             for (node, name) in [(Some(&moving), name), (swapped.as_ref(), new_name)] {
                 if let Some(node) = node {
-                    self.copy_up(node, Data::All)
+                    self.copy_up(node, Data::Later)
                         .map_err(|fault| fault.named(name))?;
                 }
             }
@@ -101,7 +103,7 @@ impl Union {
             self.enter(&parent.node, &parent.dir, name, found)?.0
         };
         match &node.dir {
-            Some(dir) if !dir.lowers.is_empty() => {
+            Some(dir) if !dir.lowers.is_empty() && !self.follow.makes_redirects => {
                 self.release(node.id, 1);
                 let why = "rename of a directory with a lower part";
                 Err(Fault::merged(why, Errno::XDEV).named(name))
@@ -227,7 +229,14 @@ impl Union {
     /// them, a directory that gets a copied-up entry is impure.
     fn prepare_move(&self, from: &Side<'_>, moving: &Arc<Node>, to: &Side<'_>) -> Outcome<()> {
         let over_lower = to.parent.dir.is_merged();
-        if moving.dir.is_some() && over_lower {
+        let has_lower = match &moving.dir {
+            Some(dir) => !dir.lowers.is_empty(),
+            None => moving.state.read().data.is_some(),
+        };
+        if has_lower {
+            let reach = self.reach(from, moving, to)?;
+            self.set_redirect(&from.parent.node, from.upper, from.name, reach)?;
+        } else if moving.dir.is_some() && over_lower {
             let file = from.upper.open()?;
             self.mark_opaque(file.as_fd(), from.name)
                 .map_err(|errno| match errno {
@@ -242,10 +251,22 @@ impl Union {
             _ => false,
         };
         drop(state);
-        if copied_up || self.has_origin(from)? {
+        let merged = moving.dir.is_some() && has_lower;
+        if copied_up || merged || self.has_origin(from)? {
             self.mark_impure(to.upper)
         } else {
             Ok(())
+        }
+    }
+
+    /// A file with several names has them in several directories.
+    fn reach(&self, from: &Side<'_>, moving: &Arc<Node>, to: &Side<'_>) -> Outcome<Reach> {
+        if !Arc::ptr_eq(&from.parent.node, &to.parent.node) {
+            return Ok(Reach::Anywhere);
+        }
+        match self.data_place(moving) {
+            Some(data) if self.data_links(&data)? > 1 => Ok(Reach::Anywhere),
+            _ => Ok(Reach::SameDirectory),
         }
     }
 
@@ -286,7 +307,7 @@ impl Union {
         match (found, moving.dir.is_some()) {
             (Found::Leaf { .. }, true) => Err(fault(Errno::NOTDIR)),
             (Found::Dir { .. }, false) => Err(fault(Errno::ISDIR)),
-            (Found::Leaf { source, stat }, false) => {
+            (Found::Leaf { source, stat, .. }, false) => {
                 let parting = self.part_from_leaf(&to.parent.node, dir, to.name, source, &stat)?;
                 Ok(Target::Leaf { parting })
             }

@@ -66,7 +66,7 @@ impl Union {
             return Err(Fault::merged("setxattr", Errno::PERM).named(name));
         }
         let stored = self.namespace.store(name).ok_or_else(too_long)?;
-        self.copy_up(&node, Data::All)?;
+        self.copy_up(&node, Data::Later)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let flags = match mode {
             XattrMode::Set => XattrFlags::empty(),
@@ -92,7 +92,7 @@ impl Union {
         if !node.is_upper() {
             spot.get_xattr(&stored).map_err(fault)?;
         }
-        self.copy_up(&node, Data::All)?;
+        self.copy_up(&node, Data::Later)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         spot.remove_xattr(&stored)
             .map_err(|errno| spot.fault("removexattr", errno).named(name))?;
