@@ -68,8 +68,16 @@ pub(crate) fn is_real_root() -> bool {
 pub(crate) fn isolate() {
     use nix::mount::{MsFlags, mount};
     if is_real_root() && nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok() {
-        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        let _ = mount(None::<&str>, "/", None::<&str>, flags, None::<&str>);
+        for how in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+            // Shared with the plain user's namespaces only, see `run_as_plain_user`.
+            let _ = mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | how,
+                None::<&str>,
+            );
+        }
     }
 }
 
@@ -107,6 +115,8 @@ pub(crate) fn run_as_plain_user(
     }
     command
         .args(["--user", "--map-root-user", "--mount"])
+        // What another test unmounts must not live on here.
+        .args(["--propagation", "slave"])
         .arg(&program.tests)
         .env("OVERFALL_BINARY", &program.overfall)
         .envs(vars.iter().copied())

@@ -15,7 +15,7 @@ use rustix::fs::FileType;
 
 use crate::common::{Limit, Tree, cases, chmod, getting_on, mknod, set_times, xattr_set};
 
-use super::dice::bytes;
+use super::dice::{Dice, bytes};
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
 use super::tracer::{Call, Injection, Tracer, counts};
@@ -79,7 +79,7 @@ fn copy_up_without_data(t: &Tree) {
         t,
         &[
             Operation {
-                name: "truncate",
+                name: CUT,
                 before: nothing,
                 run: |d| {
                     OpenOptions::new()
@@ -283,18 +283,27 @@ struct Tally {
     findings: Vec<String>,
 }
 
+/// Directories planted for each operation: one for a trial.
+const DIRECTORIES: usize = 120;
+/// Of the possible trials, one in so many is made where time is short.
+const SHARE: usize = 4;
+
 fn inject(t: &Tree, operations: &[Operation]) {
-    // As many directories as there may be trials; those that stay unused cost little.
-    const MOST: usize = 400;
     for operation in operations {
-        for number in 0..MOST_TRIALS.min(MOST) {
+        for number in 0..DIRECTORIES {
             plant(&t.low(&format!("{}{number}", operation.name)));
         }
     }
     t.mount();
     let mut tally = Tally::default();
+    let seed = super::number(super::SEED).unwrap_or_else(|| u64::from(std::process::id()));
     for operation in operations {
-        inject_into(t, operation, &mut tally);
+        let mut trials = Trials {
+            t,
+            operation,
+            used: 0,
+        };
+        trials.run(&mut Dice::new(seed), &mut tally);
     }
     let Tally {
         hit,
@@ -304,130 +313,172 @@ fn inject(t: &Tree, operations: &[Operation]) {
     eprintln!("{hit} calls failed on purpose, {survived} of them without harm to the operation");
     assert!(
         findings.is_empty(),
-        "{} findings:\n{}",
+        "seed {seed}, {} findings:\n{}",
         findings.len(),
         findings.join("\n")
     );
     assert!(hit > 0, "no call failed");
 }
 
-/// Directories planted for each operation.
-const MOST_TRIALS: usize = 120;
+/// The trials of one operation.
+struct Trials<'a> {
+    t: &'a Tree,
+    operation: &'a Operation,
+    used: usize,
+}
 
-fn inject_into(t: &Tree, operation: &Operation, tally: &mut Tally) {
-    let mut number = 0;
-    let mut fresh = || {
-        number += 1;
-        assert!(number <= MOST_TRIALS, "more trials than directories");
-        let dir = format!("{}{}", operation.name, number - 1);
-        (operation.before)(&t.at(&dir));
-        // What the kernel has to look up is looked up: the traced part is the operation alone.
-        look(&t.at(""), &dir);
+impl Trials<'_> {
+    /// A directory in which nothing has happened yet.
+    fn fresh(&mut self) -> String {
+        let dir = format!("{}{}", self.operation.name, self.used);
+        self.used += 1;
+        assert!(self.used <= DIRECTORIES, "more trials than directories");
+        (self.operation.before)(&self.t.at(&dir));
+        // What the kernel has to look up is looked up: what is traced is the operation alone.
+        look(&self.t.at(""), &dir);
         dir
-    };
-    let first = fresh();
-    let old = relative(look(&t.at(""), &first), &first);
-    let calls = record(t, || (operation.run)(&t.at(&first)).unwrap());
-    let new = relative(look(&t.at(""), &first), &first);
-    let mut trials = Vec::new();
-    for (call, count) in counts(&calls) {
-        for when in 1..=count {
-            trials.push((call.clone(), when));
-        }
     }
-    for (at, (call, when)) in trials.iter().enumerate() {
-        let errors: &[(&str, i32)] = if super::thorough() && trials.len() * 2 < MOST_TRIALS {
-            &[ERRORS[at % 5], ERRORS[(at + 2) % 5]]
-        } else {
-            &[ERRORS[at % 5]]
-        };
-        for (error, errno) in errors {
-            getting_on();
-            let dir = fresh();
-            let injection = Injection {
-                call,
-                when: *when,
-                error,
-            };
-            let tracer = Tracer::attach(t.server(), &t.beside(""), Some(&injection));
-            let result = (operation.run)(&t.at(&dir));
-            let was_hit = tracer
-                .detach()
-                .iter()
-                .any(|call| call.line.contains("(INJECTED)"));
-            if !was_hit {
-                assert!(
-                    result.is_ok(),
-                    "{}: {result:?} without a failing call",
-                    operation.name
-                );
+
+    fn run(&mut self, dice: &mut Dice, tally: &mut Tally) {
+        let first = self.fresh();
+        let old = relative(look(&self.t.at(""), &first), &first);
+        let run = self.operation.run;
+        let calls = record(self.t, || run(&self.t.at(&first)).unwrap());
+        let new = relative(look(&self.t.at(""), &first), &first);
+        let states = States { old, new };
+        for (call, count) in counts(&calls) {
+            // A call that this strace has no name for: nor can it make it fail.
+            if call.starts_with("syscall_") {
                 continue;
             }
-            tally.hit += 1;
-            tally.survived += usize::from(result.is_ok());
-            let place = format!("{}: {call} #{when} {error}", operation.name);
-            if let Err(why) = judge(t, operation, &dir, *errno, result, &old, &new) {
-                tally.findings.push(format!("{place}: {why}"));
+            for when in 1..=count {
+                if super::thorough() || dice.roll(SHARE) == 0 {
+                    let error = ERRORS[dice.roll(ERRORS.len())];
+                    self.try_one(&call, when, error, &states, tally);
+                }
             }
+        }
+    }
+
+    fn try_one(
+        &mut self,
+        call: &str,
+        when: usize,
+        (error, errno): (&str, i32),
+        states: &States,
+        tally: &mut Tally,
+    ) {
+        getting_on();
+        let dir = self.fresh();
+        let injection = Injection { call, when, error };
+        let tracer = Tracer::attach(self.t.server(), &self.t.beside(""), Some(&injection));
+        let result = (self.operation.run)(&self.t.at(&dir));
+        let was_hit = tracer
+            .detach()
+            .iter()
+            .any(|call| call.line.contains("(INJECTED)"));
+        let name = self.operation.name;
+        if !was_hit {
+            assert!(result.is_ok(), "{name}: {result:?} without a failing call");
+            return;
+        }
+        tally.hit += 1;
+        tally.survived += usize::from(result.is_ok());
+        let may_have_happened = name == CUT || STATS.contains(&call);
+        if let Err(why) = self.judge(&dir, errno, result, states, may_have_happened) {
+            tally
+                .findings
+                .push(format!("{name}: {call} #{when} {error}: {why}"));
         }
     }
 }
 
-/// Whether all is as it must be after a call failed with `errno`.
-fn judge(
-    t: &Tree,
-    operation: &Operation,
-    dir: &str,
-    errno: i32,
-    result: io::Result<()>,
-    old: &View,
-    new: &View,
-) -> Result<(), String> {
-    let expected = match &result {
-        Ok(()) => new,
-        Err(error) if error.raw_os_error() == Some(errno) => old,
-        Err(error) => return Err(format!("answered with another error: {error}")),
-    };
-    let said = if result.is_ok() { "worked" } else { "failed" };
-    let same = |what: &str, expected: &View, seen: View| {
-        let seen = relative(seen, dir);
-        if seen == *expected {
+/// What an operation's directory holds without it and with it.
+struct States {
+    old: View,
+    new: View,
+}
+
+impl Trials<'_> {
+    /// Whether all is as it must be after a call failed with `errno`.
+    fn judge(
+        &mut self,
+        dir: &str,
+        errno: i32,
+        result: io::Result<()>,
+        states: &States,
+        may_have_happened: bool,
+    ) -> Result<(), String> {
+        let t = self.t;
+        let mut expected = match &result {
+            Ok(()) => &states.new,
+            Err(error) if error.raw_os_error() == Some(errno) => &states.old,
+            Err(error) => return Err(format!("answered with another error: {error}")),
+        };
+        let said = if result.is_ok() { "worked" } else { "failed" };
+        let on_disk = merge(t, dir);
+        let happened = relative(on_disk.view.clone(), dir) == states.new;
+        if may_have_happened && happened {
+            expected = &states.new;
+        }
+        same(&format!("{said}, on the disk"), expected, on_disk.view, dir)?;
+        if result.is_ok() || !happened {
+            same(
+                &format!("{said}, in the mount"),
+                expected,
+                look(&t.at(""), dir),
+                dir,
+            )?;
+        }
+        if result.is_err() && !happened {
+            (self.operation.run)(&t.at(dir))
+                .map_err(|error| format!("the second attempt: {error}"))?;
+            same(
+                "second attempt, on the disk",
+                &states.new,
+                merge(t, dir).view,
+                dir,
+            )?;
+            same(
+                "second attempt, in the mount",
+                &states.new,
+                look(&t.at(""), dir),
+                dir,
+            )?;
+            if !on_disk.strays.is_empty() {
+                return Err(format!("whiteouts over nothing: {:?}", on_disk.strays));
+            }
+        } else if !left_in_work(t).is_empty() {
+            // It was the tidying up that failed: the next operation makes up for it.
+            let next = self.fresh();
+            (self.operation.run)(&t.at(&next)).map_err(|error| format!("the next: {error}"))?;
+        }
+        let left = left_in_work(t);
+        if left.is_empty() {
             Ok(())
         } else {
-            Err(format!("{said}, {what}: {}", difference(expected, &seen)))
+            Err(format!("{said}, left in work: {left:?}"))
         }
-    };
-    let on_disk = merge(t, dir);
-    same("on the disk", expected, on_disk.view)?;
-    same("in the mount", expected, look(&t.at(""), dir))?;
-    if !on_disk.strays.is_empty() {
-        return Err(format!(
-            "{said}, whiteouts over nothing: {:?}",
-            on_disk.strays
-        ));
     }
-    let left = left_in_work(t);
-    if !left.is_empty() {
-        for name in fs::read_dir(t.work("work")).unwrap() {
-            let path = name.unwrap().path();
-            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
-        }
-        return Err(format!("{said}, left in work: {left:?}"));
+}
+
+/// The operation that may fail although it has happened: the cut itself was the copy-up, and what
+/// fails is what comes after it (the new times).
+const CUT: &str = "truncate";
+
+/// Calls that only look. An answer that says what came out needs one after the deed; where that
+/// fails, the deed can't be taken back, and the error is all that can be answered; the caller's
+/// kernel goes on with what it knew. (Of what was just made no file system reads anything from the
+/// disk for that.)
+const STATS: [&str; 3] = ["fstat", "newfstatat", "statx"];
+
+fn same(what: &str, expected: &View, seen: View, dir: &str) -> Result<(), String> {
+    let seen = relative(seen, dir);
+    if seen == *expected {
+        Ok(())
+    } else {
+        Err(format!("{what}: {}", difference(expected, &seen)))
     }
-    if result.is_err() {
-        (operation.run)(&t.at(dir)).map_err(|error| format!("the second attempt: {error}"))?;
-        same(
-            "after the second attempt, on the disk",
-            new,
-            merge(t, dir).view,
-        )?;
-        same(
-            "after the second attempt, in the mount",
-            new,
-            look(&t.at(""), dir),
-        )?;
-    }
-    Ok(())
 }
 
 /// The view with the directory's own name taken off.
