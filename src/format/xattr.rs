@@ -67,6 +67,11 @@ impl XattrNamespace {
         self.pick("user.overlay.metacopy", "trusted.overlay.metacopy")
     }
 
+    /// `uuid` on the upper layer's root.
+    pub fn uuid(self) -> &'static OsStr {
+        self.pick("user.overlay.uuid", "trusted.overlay.uuid")
+    }
+
     fn pick(self, user: &'static str, trusted: &'static str) -> &'static OsStr {
         OsStr::new(match self {
             XattrNamespace::User => user,

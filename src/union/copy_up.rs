@@ -11,18 +11,18 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags};
 
+use super::copy_attributes::Owner;
 use super::copy_data;
 use super::descriptors::{Access, OpenFile};
 use super::layer::{LayerIndex, RealDir};
 use super::metacopy::DataPlace;
 use super::node::{DirPart, Node, Real};
-use super::owners;
 use super::spot::Spot;
 use super::table::Key;
 use super::types::{Attr, Fault, FileKind};
 use super::work::{Durability, Temp, Work};
 use super::{Outcome, Union};
-use crate::format::{self, IMPURE, metacopy, override_stat};
+use crate::format::{self, IMPURE, metacopy};
 use crate::sys::{Errno, xattr};
 
 /// How much of a file's data a copy-up takes along.
@@ -45,17 +45,10 @@ enum Content {
 }
 
 /// A finished copy in the work directory.
-struct Copy<'w> {
+pub(super) struct Copy<'w> {
     temp: Temp<'w>,
     /// A descriptor of it that can still be used once it has no name.
     file: Arc<OpenFile>,
-}
-
-/// Whether a copy has the owner that it should show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    Given,
-    ToBeRecorded,
 }
 
 impl Union {
@@ -295,91 +288,6 @@ impl Union {
         copy_data::copy(from.as_fd(), to, wanted, whole).map_err(fault)
     }
 
-    /// Copies every attribute but the overlay's own. One that the upper can't hold is left out,
-    /// unless it guards something (`security.*`, ACLs).
-    fn copy_xattrs(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {
-        let names = match spot.list_xattrs() {
-            Ok(names) => names,
-            Err(Errno::OPNOTSUPP) => return Ok(()),
-            // A directory that a fake root may not read, but may have a changed copy of.
-            Err(Errno::ACCESS) if self.owners.records() => return Ok(()),
-            Err(errno) => return Err(spot.fault("copy-up: listing attributes", errno)),
-        };
-        for name in names
-            .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
-        {
-            let name = OsStr::from_bytes(name);
-            if self.namespace.is_private(name) || self.is_record(name) {
-                continue;
-            }
-            let value = match spot.get_xattr(name) {
-                Ok(value) => value,
-                Err(Errno::NODATA) => continue,
-                Err(Errno::OPNOTSUPP) if !is_guard(name) => continue,
-                Err(errno) => return Err(spot.fault("copy-up: reading an attribute", errno)),
-            };
-            match copy_spot(copy).set_xattr(name, &value, XattrFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::OPNOTSUPP) if !is_guard(name) => {}
-                // A user namespace can't give security attributes that the kernel sets itself.
-                Err(Errno::PERM) if name == "security.selinux" => {}
-                Err(errno) => {
-                    return Err(work
-                        .fault("copy-up: setting an attribute", errno)
-                        .named(name));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn mark_origin(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {
-        let value = self.origins.describe(spot);
-        let result =
-            copy_spot(copy).set_xattr(self.namespace.origin(), &value, XattrFlags::empty());
-        match result {
-            // user.* can't be set on links, devices and fifos; the kernel leaves it out there.
-            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(work.fault("copy-up: marking the origin", errno)),
-        }
-    }
-
-    /// Gives the copy the owner of the original; says whether it has to be recorded instead.
-    fn give_owner(&self, work: &Work, copy: &Copy<'_>, shown: &Attr) -> Outcome<Owner> {
-        match copy_spot(copy).chown(Some(shown.uid), Some(shown.gid)) {
-            Ok(()) if self.owners.is_ambiguous(Some(shown.uid), Some(shown.gid)) => {
-                Ok(Owner::ToBeRecorded)
-            }
-            Ok(()) => Ok(Owner::Given),
-            Err(Errno::PERM | Errno::INVAL) if self.owners.records() => Ok(Owner::ToBeRecorded),
-            Err(errno) => Err(work.fault("copy-up: giving the owner", errno)),
-        }
-    }
-
-    fn give_mode(&self, work: &Work, copy: &Copy<'_>, shown: &Attr, owner: Owner) -> Outcome<()> {
-        let spot = copy_spot(copy);
-        if owner == Owner::ToBeRecorded {
-            self.write_record(&spot, shown)?;
-        }
-        if shown.kind == FileKind::Symlink {
-            return Ok(());
-        }
-        spot.chmod(u32::from(shown.perm))
-            .map_err(|errno| work.fault("copy-up: giving the mode", errno))
-    }
-
-    /// Writes what an object should look like where it can't.
-    pub(super) fn write_record(&self, spot: &Spot, shown: &Attr) -> Outcome<()> {
-        let value = owners::record_of(shown).format();
-        let name = OsStr::new(override_stat::NAME);
-        match spot.set_xattr(name, &value, XattrFlags::empty()) {
-            // A link's or fifo's owner can't be recorded: it is shown as the server's.
-            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(spot.fault("recording an owner", errno)),
-        }
-    }
-
     /// Publishes a finished copy under the node's name, or keeps it nameless where the name has
     /// gone meanwhile.
     fn publish_copy(
@@ -485,7 +393,7 @@ impl Union {
 }
 
 /// The copy while it is in the work directory. By descriptor, as far as that goes.
-fn copy_spot(copy: &Copy<'_>) -> Spot {
+pub(super) fn copy_spot(copy: &Copy<'_>) -> Spot {
     match copy.file.access() {
         Access::Path => copy.temp.spot(),
         Access::Read | Access::Append | Access::Write => Spot::Open(copy.file.clone()),
@@ -517,10 +425,4 @@ pub(super) fn times_of(stat: &Stat) -> Timestamps {
             tv_nsec: stat.st_mtime_nsec as _,
         },
     }
-}
-
-/// Attributes that protect: losing one on the way is an error.
-fn is_guard(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
 }

@@ -7,6 +7,7 @@
 //! The lock order stands at the head of `locks.rs`.
 
 mod aliases;
+mod copy_attributes;
 mod copy_data;
 mod copy_up;
 mod descriptors;

@@ -24,6 +24,15 @@ pub(super) struct Origins {
     file_systems: Vec<LowerFs>,
 }
 
+/// By what uuid an origin names a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FsUuids {
+    /// Its own.
+    Their,
+    /// None (`uuid=off`): layers may be copied to another one.
+    None,
+}
+
 /// A file system that lower layers lie on.
 #[derive(Debug)]
 struct LowerFs {
@@ -35,12 +44,12 @@ struct LowerFs {
 
 impl Origins {
     /// Origins in the lower layers `lowers`. Handles need the machine's root, as `trusted.` does.
-    pub(super) fn new(namespace: XattrNamespace, lowers: &[Arc<RealDir>]) -> Self {
+    pub(super) fn new(namespace: XattrNamespace, lowers: &[Arc<RealDir>], uuids: FsUuids) -> Self {
         let mut file_systems: Vec<LowerFs> = Vec::new();
         if namespace == XattrNamespace::Trusted {
             for lower in lowers {
                 if !file_systems.iter().any(|known| known.index == lower.id.fs) {
-                    file_systems.extend(LowerFs::of(lower));
+                    file_systems.extend(LowerFs::of(lower, uuids));
                 }
             }
         }
@@ -116,9 +125,12 @@ impl Origins {
 }
 
 impl LowerFs {
-    fn of(lower: &RealDir) -> Option<Self> {
+    fn of(lower: &RealDir, uuids: FsUuids) -> Option<Self> {
         let root = lower.open().ok()?;
-        let uuid = handle::fs_uuid(root.as_fd()).ok()?;
+        let uuid = match uuids {
+            FsUuids::Their => handle::fs_uuid(root.as_fd()).ok()?,
+            FsUuids::None => Uuid::default(),
+        };
         // Only a handle that can be opened again is worth writing: the kernel asks the same.
         let handle = handle::of(root.as_fd(), OsStr::new(".")).ok()?;
         handle::open(root.as_fd(), &handle).ok()?;

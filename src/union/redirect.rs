@@ -5,6 +5,7 @@
 //! directory, or a path from the layer's root. On the way along such a path further redirects
 //! count, for the layers below theirs.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -76,17 +77,17 @@ impl Follow {
 
 /// What is looked for in the next layer.
 #[derive(Debug)]
-enum Wanted {
+enum Wanted<'n> {
     /// A name in the directories that are merged.
-    Name(OsString),
+    Name(Cow<'n, OsStr>),
     /// A path from the layer's root.
     Path(Vec<OsString>),
 }
 
 /// A search through the layers, from the top.
-struct Search<'u> {
-    union: &'u Union,
-    wanted: Wanted,
+struct Search<'n> {
+    union: &'n Union,
+    wanted: Wanted<'n>,
     /// A redirect has been met.
     redirected: bool,
     /// The last redirect that was looked for was there, and absolute.
@@ -102,9 +103,9 @@ struct Search<'u> {
 }
 
 /// What one layer has.
-struct Hit {
+struct Hit<'n> {
     parent: Arc<RealDir>,
-    name: OsString,
+    name: Cow<'n, OsStr>,
     stat: Stat,
     opened: Option<Arc<OpenFile>>,
 }
@@ -116,7 +117,7 @@ impl Union {
         let looks = follow.redirects || !follow.data.is_empty();
         let mut search = Search {
             union: self,
-            wanted: Wanted::Name(name.to_os_string()),
+            wanted: Wanted::Name(Cow::Borrowed(name)),
             redirected: false,
             absolute: false,
             is_dir: false,
@@ -134,7 +135,7 @@ impl Union {
         if search.redirected && matches!(search.wanted, Wanted::Path(_)) {
             (stack, moved) = (&follow.roots, true);
         }
-        let mut hits: Vec<(usize, Hit)> = Vec::new();
+        let mut hits: Vec<(usize, Hit<'_>)> = Vec::new();
         let mut index = 0;
         while !search.stop && index < stack.len() {
             search.may_go_on(name)?;
@@ -189,11 +190,11 @@ impl Union {
         &self,
         dir: &DirPart,
         name: &OsStr,
-        upper: Option<Hit>,
-        hits: Vec<(usize, Hit)>,
+        upper: Option<Hit<'_>>,
+        hits: Vec<(usize, Hit<'_>)>,
         data: Option<Arc<DataPlace>>,
     ) -> Option<Found> {
-        let leaf = |source, hit: &Hit| Found::Leaf {
+        let leaf = |source, hit: &Hit<'_>| Found::Leaf {
             source,
             stat: hit.stat,
             data,
@@ -206,7 +207,7 @@ impl Union {
             }
             _ => {}
         }
-        let layer = |hit: Hit| DirLayer {
+        let layer = |hit: Hit<'_>| DirLayer {
             stat: hit.stat,
             opened: hit.opened,
         };
@@ -322,7 +323,7 @@ pub(super) enum Reach {
     Anywhere,
 }
 
-impl Search<'_> {
+impl<'n> Search<'n> {
     /// Refuses to follow what the options don't allow to.
     fn may_go_on(&self, name: &OsStr) -> Outcome<()> {
         let follow = &self.union.follow;
@@ -338,11 +339,11 @@ impl Search<'_> {
 
     /// Looks for what is wanted in one layer: below `base`, which is the layer's root where a
     /// path is wanted.
-    fn layer(&mut self, base: &Arc<RealDir>) -> Outcome<Option<Hit>> {
+    fn layer(&mut self, base: &Arc<RealDir>) -> Outcome<Option<Hit<'n>>> {
         let length = match &self.wanted {
             Wanted::Name(name) => {
                 let name = name.clone();
-                return self.step(base, &name, 0);
+                return self.step(base, name, 0);
             }
             Wanted::Path(path) => path.len(),
         };
@@ -355,7 +356,7 @@ impl Search<'_> {
             };
             let name =
                 name.ok_or_else(|| base.fault("following a path", OsStr::new("."), Errno::IO))?;
-            match self.step(&base, &name, rest)? {
+            match self.step(&base, Cow::Owned(name), rest)? {
                 None => return Ok(None),
                 Some(hit) if rest == 0 => return Ok(Some(hit)),
                 Some(hit) => {
@@ -372,8 +373,14 @@ impl Search<'_> {
     }
 
     /// Looks at one name; `rest` more follow on the path.
-    fn step(&mut self, base: &Arc<RealDir>, name: &OsStr, rest: usize) -> Outcome<Option<Hit>> {
+    fn step(
+        &mut self,
+        base: &Arc<RealDir>,
+        called: Cow<'n, OsStr>,
+        rest: usize,
+    ) -> Outcome<Option<Hit<'n>>> {
         let union = self.union;
+        let name: &OsStr = &called.clone();
         if name.is_empty() || name == "." || name == ".." {
             return Err(base.fault("following a redirect", name, Errno::ACCESS));
         }
@@ -407,7 +414,7 @@ impl Search<'_> {
         }
         let mut hit = Hit {
             parent: base.clone(),
-            name: name.to_os_string(),
+            name: called,
             stat,
             opened: None,
         };
@@ -475,7 +482,9 @@ impl Search<'_> {
                 self.stop = false;
                 Wanted::Path([&names, after].concat())
             }
-            Redirect::Name(name) if matches!(self.wanted, Wanted::Name(_)) => Wanted::Name(name),
+            Redirect::Name(name) if matches!(self.wanted, Wanted::Name(_)) => {
+                Wanted::Name(Cow::Owned(name))
+            }
             Redirect::Name(name) => Wanted::Path([before, &[name], after].concat()),
         };
     }

@@ -16,7 +16,7 @@ use super::layer::{Ground, LayerIndex, RealDir, Target};
 use super::listing::Listings;
 use super::node::{DirPart, Node, Real, State};
 use super::number::Numbers;
-use super::origins::Origins;
+use super::origins::{FsUuids, Origins};
 use super::owners::{OwnerPolicy, Owners};
 use super::redirect::Follow;
 use super::table::{Key, Table};
@@ -26,7 +26,7 @@ use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
 use crate::format::{MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
-use crate::options::{Fsync, Options};
+use crate::options::{Fsync, Options, Uuid};
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, xattr};
 use crate::{Error, Result};
@@ -115,6 +115,10 @@ impl Union {
                 };
                 let work = Work::open(&ground, work_path, base, durability)?;
                 prove(&work, work_path, namespace)?;
+                if options.uuid == Some(Uuid::On) {
+                    give_uuid(&upper, namespace)
+                        .context("giving the upper layer an identity", upper_path)?;
+                }
                 let dir = RealDir::root(&ground, LayerIndex::Upper, upper);
                 (
                     Some(dir.context("stat of the upper layer", upper_path)?),
@@ -133,7 +137,11 @@ impl Union {
         };
         let key = Key::Real(root_dir.layer, root_dir.id);
         let slot = ground.descriptors.slot();
-        let origins = Origins::new(namespace, &lower_dirs);
+        let uuids = match options.uuid {
+            Some(Uuid::Off) => FsUuids::None,
+            _ => FsUuids::Their,
+        };
+        let origins = Origins::new(namespace, &lower_dirs, uuids);
         let by_default = namespace == XattrNamespace::Trusted && kernel_follows_redirects();
         let follow = Follow::new(options, by_default, lower_dirs.clone(), data_dirs);
         let part = DirPart::new(upper_dir, lower_dirs);
@@ -228,6 +236,17 @@ fn take_target(path: &Path, numbers: &Numbers) -> Result<Target> {
         name,
         beneath,
     })
+}
+
+/// Gives the upper an identity that stays, unless it has one. The kernel's overlay shows it in
+/// `statfs`; what FUSE shows there isn't ours to say.
+fn give_uuid(upper: &OwnedFd, namespace: XattrNamespace) -> std::result::Result<(), Errno> {
+    let mut uuid = [0; 16];
+    getrandom::fill(&mut uuid).map_err(|_| Errno::IO)?;
+    match rustix::fs::fsetxattr(upper, namespace.uuid(), &uuid, XattrFlags::CREATE) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Attributes that lead elsewhere are obeyed only where nobody but the machine's root can have

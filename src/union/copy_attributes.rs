@@ -1,0 +1,121 @@
+//! What a copy gets beside its data: extended attributes, origin, owner and mode.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::XattrFlags;
+
+use super::copy_up::{Copy, copy_spot};
+use super::owners;
+use super::spot::Spot;
+use super::types::{Attr, FileKind};
+use super::work::Work;
+use super::{Outcome, Union};
+use crate::format::override_stat;
+use crate::sys::Errno;
+
+/// Whether a copy has the owner that it should show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Given,
+    ToBeRecorded,
+}
+
+impl Union {
+    /// Copies every attribute but the overlay's own. One that the upper can't hold is left out,
+    /// unless it guards something (`security.*`, ACLs).
+    pub(super) fn copy_xattrs(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {
+        let names = match spot.list_xattrs() {
+            Ok(names) => names,
+            Err(Errno::OPNOTSUPP) => return Ok(()),
+            // A directory that a fake root may not read, but may have a changed copy of.
+            Err(Errno::ACCESS) if self.owners.records() => return Ok(()),
+            Err(errno) => return Err(spot.fault("copy-up: listing attributes", errno)),
+        };
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            let name = OsStr::from_bytes(name);
+            if self.namespace.is_private(name) || self.is_record(name) {
+                continue;
+            }
+            let value = match spot.get_xattr(name) {
+                Ok(value) => value,
+                Err(Errno::NODATA) => continue,
+                Err(Errno::OPNOTSUPP) if !is_guard(name) => continue,
+                Err(errno) => return Err(spot.fault("copy-up: reading an attribute", errno)),
+            };
+            match copy_spot(copy).set_xattr(name, &value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) if !is_guard(name) => {}
+                // A user namespace can't give security attributes that the kernel sets itself.
+                Err(Errno::PERM) if name == "security.selinux" => {}
+                Err(errno) => {
+                    return Err(work
+                        .fault("copy-up: setting an attribute", errno)
+                        .named(name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_origin(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {
+        let value = self.origins.describe(spot);
+        let result =
+            copy_spot(copy).set_xattr(self.namespace.origin(), &value, XattrFlags::empty());
+        match result {
+            // user.* can't be set on links, devices and fifos; the kernel leaves it out there.
+            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(work.fault("copy-up: marking the origin", errno)),
+        }
+    }
+
+    /// Gives the copy the owner of the original; says whether it has to be recorded instead.
+    pub(super) fn give_owner(&self, work: &Work, copy: &Copy<'_>, shown: &Attr) -> Outcome<Owner> {
+        match copy_spot(copy).chown(Some(shown.uid), Some(shown.gid)) {
+            Ok(()) if self.owners.is_ambiguous(Some(shown.uid), Some(shown.gid)) => {
+                Ok(Owner::ToBeRecorded)
+            }
+            Ok(()) => Ok(Owner::Given),
+            Err(Errno::PERM | Errno::INVAL) if self.owners.records() => Ok(Owner::ToBeRecorded),
+            Err(errno) => Err(work.fault("copy-up: giving the owner", errno)),
+        }
+    }
+
+    pub(super) fn give_mode(
+        &self,
+        work: &Work,
+        copy: &Copy<'_>,
+        shown: &Attr,
+        owner: Owner,
+    ) -> Outcome<()> {
+        let spot = copy_spot(copy);
+        if owner == Owner::ToBeRecorded {
+            self.write_record(&spot, shown)?;
+        }
+        if shown.kind == FileKind::Symlink {
+            return Ok(());
+        }
+        spot.chmod(u32::from(shown.perm))
+            .map_err(|errno| work.fault("copy-up: giving the mode", errno))
+    }
+
+    /// Writes what an object should look like where it can't.
+    pub(super) fn write_record(&self, spot: &Spot, shown: &Attr) -> Outcome<()> {
+        let value = owners::record_of(shown).format();
+        let name = OsStr::new(override_stat::NAME);
+        match spot.set_xattr(name, &value, XattrFlags::empty()) {
+            // A link's or fifo's owner can't be recorded: it is shown as the server's.
+            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(spot.fault("recording an owner", errno)),
+        }
+    }
+}
+
+/// Attributes that protect: losing one on the way is an error.
+fn is_guard(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
+}
