@@ -7,6 +7,7 @@ mod plant;
 mod snapshot;
 pub(crate) mod suite;
 mod tree;
+mod watch;
 
 pub(crate) use calls::*;
 pub(crate) use plant::{names, plant, sketch};

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
+use super::watch::Watch;
 use super::{Snapshot, plant, sketch};
 
 /// Who carries the overlay.
@@ -38,6 +39,7 @@ pub(crate) struct Tree {
     check_lowers: Cell<bool>,
     small_disk: Cell<bool>,
     foreign_upper: RefCell<Option<PathBuf>>,
+    watch: RefCell<Option<Watch>>,
 }
 
 impl Tree {
@@ -60,6 +62,7 @@ impl Tree {
             check_lowers: Cell::new(true),
             small_disk: Cell::new(false),
             foreign_upper: RefCell::default(),
+            watch: RefCell::default(),
         }
     }
 
@@ -159,6 +162,27 @@ impl Tree {
     /// Notes that the server has unmounted by itself.
     pub(crate) fn was_unmounted(&self) {
         self.mounted.set(false);
+    }
+
+    /// Keeps the server's log from now on, and gives it at most so many descriptors.
+    pub(crate) fn watch(&self, files: Option<u32>) {
+        *self.watch.borrow_mut() = Some(Watch::new(self.beside("server.log"), files));
+    }
+
+    /// The mount still answers, and nothing in a watched server has panicked.
+    #[track_caller]
+    pub(crate) fn assert_lives(&self) {
+        fs::metadata(self.at("")).expect("stat of the mount's root");
+        fs::read_dir(self.at("")).expect("listing the mount's root");
+        self.assert_no_panic();
+    }
+
+    #[track_caller]
+    fn assert_no_panic(&self) {
+        if let Some(watch) = &*self.watch.borrow() {
+            let said = watch.said();
+            assert!(!said.contains("panicked"), "the server panicked:\n{said}");
+        }
     }
 
     /// The private attribute with this suffix, `opaque` for example.
@@ -330,6 +354,9 @@ impl Tree {
             panic!("umount: {why}");
         }
         self.mounted.set(false);
+        if let Some(watch) = &mut *self.watch.borrow_mut() {
+            watch.wait();
+        }
     }
 
     /// Writes the merged tree's dirty data to the layers.
@@ -346,6 +373,7 @@ impl Tree {
         if self.mounted.get() {
             self.umount();
         }
+        self.assert_no_panic();
         for (path, before) in self.lowers.borrow().iter() {
             before.assert_same("lower before", &Snapshot::of(path), "lower after");
         }
@@ -472,14 +500,17 @@ impl Tree {
         } else {
             &[]
         };
-        self.overfall(&[
-            "mount".into(),
-            "--backend".into(),
-            "fuse".into(),
-            "-o".into(),
-            self.option_string(extra),
-            self.dir.join("m").into(),
-        ])
+        let mut arguments: Vec<OsString> = ["mount", "--backend", "fuse", "-o"]
+            .map(OsString::from)
+            .into();
+        arguments.extend([self.option_string(extra), self.dir.join("m").into()]);
+        match &mut *self.watch.borrow_mut() {
+            Some(watch) => {
+                arguments.insert(1, "--foreground".into());
+                watch.start(&arguments)
+            }
+            None => self.overfall(&arguments),
+        }
     }
 
     /// Runs the real binary. Its output goes to a file: a server that keeps the descriptor must
@@ -507,6 +538,9 @@ impl Drop for Tree {
     fn drop(&mut self) {
         if self.mounted.get() {
             Self::abandon(&self.dir);
+        }
+        if let Some(watch) = &mut *self.watch.borrow_mut() {
+            watch.wait();
         }
     }
 }

@@ -15,6 +15,12 @@ install_suite() {
   nice cargo install --quiet --locked --root "$suites" --target-dir "$suites/build" --version "$2" "$1"
 }
 
+# Other programs' mount namespaces must not keep a copy of what is mounted here, and what a test
+# leaves must not reach the machine.
+if [ "$(id -u)" = 0 ] && [ "${OVERFALL_OWN_MOUNTS:-}" != yes ]; then
+  OVERFALL_OWN_MOUNTS=yes exec unshare --mount "$0" "$@"
+fi
+
 [ -x "$overfall" ] || die "$overfall is missing: run \`cargo build\`"
 work=$(mktemp -d "${TMPDIR:-/tmp}/overfall-suite-XXXXXX")
 chmod 755 "$work"

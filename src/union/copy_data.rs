@@ -50,7 +50,11 @@ fn next_data(file: BorrowedFd<'_>, at: u64, length: u64) -> Result<Option<(u64, 
     if start >= length {
         return Ok(None);
     }
-    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+    let end = match rustix::fs::seek(file, SeekFrom::Hole(start)) {
+        // The file has become shorter under us.
+        Err(Errno::NXIO) => return Ok(None),
+        end => end?,
+    };
     Ok(Some((start, end.min(length))))
 }
 

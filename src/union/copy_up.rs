@@ -133,7 +133,9 @@ impl Union {
             return Ok(());
         }
         let spot = self.spot(node)?;
-        let Some(stat) = spot.stat()? else {
+        let stat = spot.stat()?;
+        // Another object under the name: somebody has changed the layer.
+        let Some(stat) = stat.filter(|stat| self.is_still(node, stat)) else {
             return Err(spot.fault("copy-up: stat", Errno::STALE));
         };
         let record = self.record_at(&spot, &stat);
@@ -159,6 +161,14 @@ impl Union {
             Content::Elsewhere(place) => Some(place),
         };
         self.publish_copy(node, copy, &stat, elsewhere)
+    }
+
+    /// Whether this is the `stat` of the lower object that a node stands for.
+    fn is_still(&self, node: &Node, stat: &Stat) -> bool {
+        match &node.state.read().real {
+            Real::Lower { id, .. } => *id == self.ground.real_id(stat),
+            Real::Dir | Real::Upper(_) | Real::Detached(_) => true,
+        }
     }
 
     /// Builds the finished copy in the work directory.
@@ -283,8 +293,13 @@ impl Union {
         }
         let from = open_for_reading(spot).map_err(|errno| spot.fault("copy-up: opening", errno))?;
         let fault = |errno| spot.fault("copy-up: copying the data", errno);
+        let stat = rustix::fs::fstat(&from).map_err(fault)?;
+        // Somebody has changed the layer since we looked.
+        if FileKind::of_mode(stat.st_mode) != FileKind::Regular {
+            return Err(fault(Errno::STALE));
+        }
         // A metadata copy's size need not be that of its data.
-        let whole = rustix::fs::fstat(&from).map_err(fault)?.st_size as u64 == wanted;
+        let whole = stat.st_size as u64 == wanted;
         copy_data::copy(from.as_fd(), to, wanted, whole).map_err(fault)
     }
 
