@@ -79,7 +79,7 @@ impl Case {
             let xattrs: Vec<_> = entry
                 .xattrs
                 .iter()
-                .map(|(name, value)| format!(" {name}={}", value.escape_ascii()))
+                .map(|(name, value)| format!(" {name}={}", look::digest(value)))
                 .collect();
             let _ = writeln!(
                 text,
@@ -214,7 +214,7 @@ impl Case {
         tally: &mut Tally,
     ) -> Result<(), Finding> {
         pairs.part(&hands[0].parting(&step.op), &hands[1].parting(&step.op));
-        if step.op == Op::DropCaches && self.power == Power::User {
+        if step.op == Op::DropCaches && std::env::var_os("OVERFALL_DROP_CACHES").is_none() {
             return Ok(());
         }
         let [kernel, overfall] = hands;

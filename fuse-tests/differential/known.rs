@@ -13,6 +13,8 @@
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.
 //! - fallocate(2) is asked for what FUSE has: `KEEP_SIZE`, `PUNCH_HOLE`, `ZERO_RANGE`.
+//! - truncate(2) to the size that a file has isn't done: whether that sets the time of the last change
+//!   is up to the file system, and FUSE doesn't tell it from an open with `O_TRUNC`.
 //! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
@@ -68,6 +70,30 @@ const KNOWN: &[Known] = &[
             matches!(on, On::Slot(_))
                 && matches!(kernel.result, Err(libc::EEXIST | libc::ENOENT))
                 && overfall.result.is_ok()
+        },
+    },
+    Known {
+        why: "an open file of a lower layer that was unlinked still has its links in the kernel's overlay",
+        closes: false,
+        applies: |step, kernel, overfall| {
+            let (Ok(kernel), Ok(overfall)) = (&kernel.result, &overfall.result) else {
+                return false;
+            };
+            let without_links = |text: &str| {
+                let (before, links) = text.split_once(" nlink ")?;
+                let (links, after) = links.split_once(' ')?;
+                Some((format!("{before} {after}"), links.to_owned()))
+            };
+            let (kernel, overfall) = (without_links(kernel), without_links(overfall));
+            matches!(
+                step.op,
+                Op::Stat {
+                    on: On::Slot(_),
+                    ..
+                }
+            ) && kernel
+                .zip(overfall)
+                .is_some_and(|(kernel, overfall)| kernel.0 == overfall.0 && overfall.1 == "0")
         },
     },
 ];

@@ -223,7 +223,16 @@ fn file_kind(random: &mut Random) -> Kind {
 
 /// Where a symbolic link points.
 pub(crate) fn link_target(random: &mut Random) -> PathBuf {
-    PathBuf::from(*random.pick(&["a", "b", "d", "d/a", "../a", "e/d", "nowhere", "/nowhere"]))
+    PathBuf::from(*random.pick(&[
+        "a",
+        "b",
+        "d",
+        "d/a",
+        "../a",
+        "e/d",
+        "nowhere",
+        "/dev/null/nowhere",
+    ]))
 }
 
 fn some_xattrs(random: &mut Random, power: Power, is_dir: bool) -> Vec<(&'static str, Vec<u8>)> {

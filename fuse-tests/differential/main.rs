@@ -16,6 +16,9 @@
 //!     --findings 3       go on until so many were found
 //!     --no-shrink        print a case as it was found
 //! ```
+//!
+//! With `OVERFALL_DROP_CACHES=1`, root's sequences (`--root`) now and then let the kernel forget what
+//! nobody uses, on the whole machine: don't run others beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod case;
@@ -256,7 +259,7 @@ fn work(wish: &Wish, dir: &std::path::Path) -> ExitCode {
     let (seed, count) = (wish.seed.unwrap_or(1), wish.count.unwrap_or(1));
     let label = format!("{power:?} on {}", place.name()).to_lowercase();
     let begin = Instant::now();
-    if let Err(why) = place::usable(power, dir) {
+    if let Err(why) = place::isolate().and_then(|()| place::usable(power, dir)) {
         println!("skipped {count} sequences as {label}: {why}");
         return ExitCode::SUCCESS;
     }

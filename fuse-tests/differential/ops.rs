@@ -187,7 +187,8 @@ pub(crate) enum Op {
     Unmap {
         map: usize,
     },
-    /// Lets the kernel forget what nobody uses.
+    /// Lets the kernel forget what nobody uses. It does so for the whole machine: only on request,
+    /// and never beside other cases.
     DropCaches,
 }
 
@@ -479,7 +480,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             seed,
         },
         994..997 => Op::Unmap { map },
-        _ if random.percent(30) => Op::DropCaches,
+        _ if power == Power::Root && random.percent(50) => Op::DropCaches,
         _ => Op::Readdir {
             on: On::Path(PathBuf::from(".")),
         },

@@ -77,16 +77,9 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    /// Makes them, in a mount namespace of its own where root runs the test. Must run before the
-    /// first thread.
+    /// Makes them, in a mount namespace of its own where root runs the test.
     pub(crate) fn prepare() -> Result<Self, String> {
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        if is_real_root() {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-                .map_err(|e| format!("unshare: {e}"))?;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
-                .map_err(|e| format!("private mounts: {e}"))?;
-        }
+        isolate()?;
         let make = |dir: &Path| {
             let mut builder = tempfile::Builder::new();
             builder
@@ -209,6 +202,19 @@ fn run(command: &mut Command) -> Result<(), String> {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     ))
+}
+
+/// Gives root a mount namespace of its own, so that nothing which is left mounted reaches the machine,
+/// and no other worker takes a copy of a mount. Must run before the first thread.
+pub(crate) fn isolate() -> Result<(), String> {
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    if is_real_root() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .map_err(|e| format!("unshare: {e}"))?;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+            .map_err(|e| format!("private mounts: {e}"))?;
+    }
+    Ok(())
 }
 
 fn is_real_root() -> bool {
