@@ -125,6 +125,23 @@ impl Union {
         }
     }
 
+    /// Takes setgid off where the caller, who changed the permissions, isn't of the group.
+    pub(in super::super) fn drop_foreign_setgid(
+        &self,
+        caller: Caller,
+        node: &Arc<Node>,
+    ) -> Outcome<()> {
+        if !lacks_fsetid(caller) {
+            return Ok(());
+        }
+        let (spot, stat) = self.spot_and_stat(node)?;
+        let shown = self.attr_of(node, &spot, &stat);
+        if shown.perm & SETGID == 0 || shown.gid == caller.gid {
+            return Ok(());
+        }
+        self.chmod(node, shown.perm & !SETGID)
+    }
+
     fn chmod(&self, node: &Arc<Node>, perm: u16) -> Outcome<()> {
         if node.kind == FileKind::Symlink {
             return Err(Fault::merged("chmod of a link", Errno::OPNOTSUPP));

@@ -55,7 +55,7 @@ impl Union {
     /// Sets an extended attribute; copies up first.
     pub fn setxattr(
         &self,
-        _caller: Caller,
+        caller: Caller,
         id: NodeId,
         name: &OsStr,
         value: &[u8],
@@ -75,6 +75,9 @@ impl Union {
         };
         spot.set_xattr(&stored, value, flags)
             .map_err(|errno| spot.fault("setxattr", errno).named(name))?;
+        if name == acl::ACCESS {
+            self.drop_foreign_setgid(caller, &node)?;
+        }
         self.acl_changed(&node, name);
         Ok(())
     }
