@@ -103,13 +103,20 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
     Ok(tree)
 }
 
-/// Leaves out what the kernel takes off again.
-pub(crate) fn forgive_impure(kernel: &Tree, overfall: &mut Tree, power: Power) {
-    let mark = format!("{}=y", power.private("impure"));
-    for (path, node) in overfall {
-        let has = |node: &Node| node.lines.contains(&mark);
-        if kernel.get(path).is_some_and(|kernel| !has(kernel)) {
-            node.lines.retain(|line| *line != mark);
+/// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off, an
+/// `opaque` that it needn't have set. What a mark means shows when each mounts the other's upper.
+pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power) {
+    let impure = format!("{}=y", power.private("impure"));
+    let opaque = format!("{}=y", power.private("opaque"));
+    for (path, ours) in overfall {
+        let Some(theirs) = kernel.get_mut(path) else {
+            continue;
+        };
+        if !theirs.lines.contains(&impure) {
+            ours.lines.retain(|line| *line != impure);
+        }
+        if !ours.lines.contains(&opaque) {
+            theirs.lines.retain(|line| *line != opaque);
         }
     }
 }

@@ -143,13 +143,18 @@ impl Hands {
         }
     }
 
+    fn is_direct(&self, slot: usize) -> bool {
+        let held = self.slots[slot].as_ref();
+        held.is_some_and(|held| held.flags & libc::O_DIRECT != 0)
+    }
+
     /// Direct I/O wants everything in whole blocks; FUSE doesn't insist.
     fn aligned(&self, slot: usize, at: Option<u64>, length: usize) -> (Option<u64>, usize) {
-        match &self.slots[slot] {
-            Some(held) if held.flags & libc::O_DIRECT != 0 => {
-                (Some(at.unwrap_or(0) & !4095), length.next_multiple_of(4096))
-            }
-            _ => (at, length),
+        if self.is_direct(slot) {
+            let at = at.unwrap_or(0) & !4095;
+            (Some(at), length.next_multiple_of(4096))
+        } else {
+            (at, length)
         }
     }
 
@@ -376,14 +381,20 @@ impl Hands {
                 to_at,
                 length,
             } => {
+                let (mut from_at, mut to_at, mut length) = (*from_at, *to_at, *length);
+                for slot in [*from, *to] {
+                    if self.is_direct(slot) {
+                        length = length.next_multiple_of(4096);
+                        (from_at, to_at) = (from_at & !4095, to_at & !4095);
+                    }
+                }
                 let (from, to) = (self.fd(*from)?, self.fd(*to)?);
-                let (mut from_at, mut to_at) = (*from_at, *to_at);
                 let copied = rustix::fs::copy_file_range(
                     from,
                     Some(&mut from_at),
                     to,
                     Some(&mut to_at),
-                    *length,
+                    length,
                 )?;
                 Ok(format!("{copied} bytes"))
             }

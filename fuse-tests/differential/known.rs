@@ -9,6 +9,8 @@
 //! - Direct I/O is done in whole blocks only: FUSE doesn't insist on that, other file systems do.
 //! - Shared mappings are kept only of descriptors open for writing: a mapping made before the
 //!   copy-up shows old data in the kernel's overlay and new data in overfall.
+//! - In a user namespace, a write through a mapping takes setuid and setgid off: what the kernel
+//!   writes back comes from our server, which isn't the machine's root. A case has one or the other.
 //! - The value of `origin` is a file handle or empty, as the mounter's rights allow.
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.
@@ -17,6 +19,8 @@
 //!   is up to the file system, and FUSE doesn't tell it from an open with `O_TRUNC`.
 //! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
+//! - A rename that fails may leave an `opaque` mark on a directory that needs none; overfall marks
+//!   only what it moves.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - `d_ino` isn't compared where a layer has hard links. Each name of a lower one is a node of its
@@ -30,10 +34,20 @@ use super::ops::{On, Op, Step};
 pub(crate) struct Known {
     /// Why it is there.
     pub(crate) why: &'static str,
-    /// Whether the two sides have drifted apart in the descriptor that it was about, which is then
-    /// closed.
-    pub(crate) closes: bool,
+    /// What is done about it.
+    pub(crate) then: Then,
     applies: fn(&Step, &Outcome, &Outcome) -> bool,
+}
+
+/// How a case goes on after a known difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// As if nothing had been.
+    GoOn,
+    /// Without the descriptor: in it the two sides have drifted apart.
+    Close,
+    /// Not at all: the trees have drifted apart.
+    End,
 }
 
 /// How far file systems allocate ahead of the data.
@@ -42,7 +56,7 @@ const AHEAD: u64 = 1 << 17;
 const KNOWN: &[Known] = &[
     Known {
         why: "the kernel's copy-up keeps only holes that begin at a whole megabyte, ours keeps all",
-        closes: false,
+        then: Then::GoOn,
         applies: |step, kernel, overfall| {
             let (kernel, overfall) = (place(kernel), place(overfall));
             let near = kernel
@@ -57,7 +71,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         why: "an open file of a lower layer that was unlinked can't be changed in the kernel's overlay",
-        closes: true,
+        then: Then::Close,
         applies: |step, kernel, overfall| {
             let on = match &step.op {
                 Op::Chmod { on, .. }
@@ -74,7 +88,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         why: "an open file of a lower layer that was unlinked still has its links in the kernel's overlay",
-        closes: false,
+        then: Then::GoOn,
         applies: |step, kernel, overfall| {
             let (Ok(kernel), Ok(overfall)) = (&kernel.result, &overfall.result) else {
                 return false;
@@ -94,6 +108,48 @@ const KNOWN: &[Known] = &[
             ) && kernel
                 .zip(overfall)
                 .is_some_and(|(kernel, overfall)| kernel.0 == overfall.0 && overfall.1 == "0")
+        },
+    },
+    Known {
+        why: "a whiteout in a directory that is in one layer alone is in the kernel's way",
+        then: Then::End,
+        applies: |step, kernel, overfall| {
+            matches!(step.op, Op::Rmdir { .. } | Op::Rename { .. })
+                && matches!(kernel.result, Err(libc::ENOTEMPTY | libc::EEXIST))
+                && overfall.result.is_ok()
+        },
+    },
+    Known {
+        why: "without privilege the kernel loses track of a copied-up file with a second name",
+        then: Then::End,
+        applies: |step, kernel, overfall| {
+            matches!(step.op, Op::Rename { .. })
+                && kernel.result == Err(libc::ESTALE)
+                && overfall.result.is_ok()
+        },
+    },
+    Known {
+        why: "FUSE lets a stranger change a file's owner to nothing, which does nothing",
+        then: Then::GoOn,
+        applies: |step, kernel, overfall| {
+            matches!(
+                step.op,
+                Op::Chown {
+                    uid: None,
+                    gid: None,
+                    ..
+                }
+            ) && kernel.result == Err(libc::EPERM)
+                && overfall.result.is_ok()
+        },
+    },
+    Known {
+        why: "xfs says EEXIST of a directory that isn't empty",
+        then: Then::GoOn,
+        applies: |step, kernel, overfall| {
+            matches!(step.op, Op::Rmdir { .. } | Op::Rename { .. })
+                && kernel.result == Err(libc::EEXIST)
+                && overfall.result == Err(libc::ENOTEMPTY)
         },
     },
 ];
