@@ -522,9 +522,10 @@ impl Filesystem for Server {
         });
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = convert::caller(request);
         self.act(Op::Removexattr, ino, reply, |tree| {
-            tree.removexattr(node(ino), name)
+            tree.removexattr(caller, node(ino), name)
         });
     }
 

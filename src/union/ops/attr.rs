@@ -56,6 +56,10 @@ impl Union {
             return Err(Fault::merged("truncating", Errno::INVAL));
         }
         self.copy_up(&node, change.size.map_or(Data::Later, Data::UpTo))?;
+        let has_privileges = !matches!(node.kind, FileKind::Directory | FileKind::Symlink);
+        if *change == SetAttr::default() && has_privileges {
+            self.kill_privileges(&node, caller)?;
+        }
         if let Some(size) = change.size {
             self.truncate(&node, caller, size)?;
         }
@@ -90,7 +94,30 @@ impl Union {
         }
     }
 
-    /// As [`Union::drop_privileges`], before a change by a caller who isn't to keep them.
+    /// What a request to change nothing means: the kernel has found that privileges must go off the
+    /// file that the caller writes to, allocates in or gives to its own owner again, and leaves it
+    /// to us. The last is not for everybody, and the others drop privileges themselves: so it is
+    /// done for the owner and root alone.
+    fn kill_privileges(&self, node: &Arc<Node>, caller: Caller) -> Outcome<()> {
+        let (spot, stat) = self.spot_and_stat(node)?;
+        let shown = self.attr_of(node, &spot, &stat);
+        if lacks_fsetid(caller) && caller.uid != shown.uid {
+            return Ok(());
+        }
+        // The file system takes off capabilities, too.
+        spot.chown(None, None)
+            .map_err(|errno| spot.fault("dropping privileges", errno))?;
+        let gid = if lacks_fsetid(caller) {
+            caller.gid
+        } else {
+            shown.gid
+        };
+        let stat = self.spot_and_stat(node)?.1;
+        self.drop_privileges(node, &stat, gid)
+    }
+
+    /// As [`Union::drop_privileges`], for a change by a caller who isn't to leave them. The kernel
+    /// hears of it even if the change fails.
     pub(in super::super) fn drop_privileges_for(
         &self,
         caller: Caller,
@@ -100,7 +127,11 @@ impl Union {
             return Ok(());
         }
         let (_, stat) = self.spot_and_stat(node)?;
-        self.drop_privileges(node, &stat, caller.gid)
+        self.drop_privileges(node, &stat, caller.gid)?;
+        if self.spot_and_stat(node)?.1.st_mode != stat.st_mode {
+            self.watcher.tell(node.id);
+        }
+        Ok(())
     }
 
     /// Takes setuid off a file that was written, and setgid where the group may execute or isn't
@@ -139,6 +170,7 @@ impl Union {
         if shown.perm & SETGID == 0 || shown.gid == caller.gid {
             return Ok(());
         }
+        self.copy_up(node, Data::All)?;
         self.chmod(node, shown.perm & !SETGID)
     }
 

@@ -118,8 +118,8 @@ impl Union {
     ) -> Outcome<()> {
         let node = self.node(id)?;
         self.copy_up(&node, Data::All)?;
-        let file = self.file_for_writing(&node)?;
         self.drop_privileges_for(caller, &node)?;
+        let file = self.file_for_writing(&node)?;
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         rustix::fs::fallocate(file.as_fd(), mode, offset, length)
             .map_err(|errno| self.io_fault(&node, "fallocate", errno))
@@ -150,9 +150,9 @@ impl Union {
         let (from, to) = (self.node(from)?, self.node(to)?);
         // First the target: where both are one file, the source is then its copy.
         self.copy_up(&to, Data::All)?;
+        self.drop_privileges_for(caller, &to)?;
         let target = self.file_for_writing(&to)?;
         let source = self.file_for_reading(&from)?;
-        self.drop_privileges_for(caller, &to)?;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let (mut off_in, mut off_out) = (from_offset, to_offset);
         rustix::fs::copy_file_range(

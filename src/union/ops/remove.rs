@@ -50,7 +50,7 @@ impl Union {
             let (child, _) = self.dir_to_remove(&parent, &dir, name)?;
             let empty = {
                 let _child_names = child.dir.names.write();
-                self.refuse_full(name, &child)
+                self.refuse_full("rmdir", name, &child)
             };
             self.release(child.node.id, 1);
             empty?;
@@ -88,11 +88,17 @@ impl Union {
         Ok((self.entered_dir(parent, dir, name, found)?, in_upper))
     }
 
-    fn refuse_full(&self, name: &OsStr, child: &DirNode) -> Outcome<()> {
+    /// Refuses a directory that shows names. Its own names must be locked.
+    pub(super) fn refuse_full(
+        &self,
+        op: &'static str,
+        name: &OsStr,
+        child: &DirNode,
+    ) -> Outcome<()> {
         if self.is_empty(&child.node, &child.dir)? {
             Ok(())
         } else {
-            Err(Fault::merged("rmdir", Errno::NOTEMPTY).named(name))
+            Err(Fault::merged(op, Errno::NOTEMPTY).named(name))
         }
     }
 
@@ -122,7 +128,7 @@ impl Union {
         child: &DirNode,
         in_upper: bool,
     ) -> Outcome<()> {
-        self.refuse_full(name, child)?;
+        self.refuse_full("rmdir", name, child)?;
         let lower_has = self.lower_has(dir, name)?;
         self.hold_dir(child)?;
         if !in_upper {

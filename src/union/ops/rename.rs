@@ -62,6 +62,10 @@ impl Union {
             RenameMode::Replace | RenameMode::NoReplace => None,
         };
         let result = (|| {
+            let replaces_dir = mode == RenameMode::Replace && moving.dir.is_some();
+            if replaces_dir && !new_parent.node.is_upper() {
+                self.refuse_full_target(&new_parent, new_name)?;
+            }
             // Only now that neither side refuses, and before the locks: copies can take long.
             for (node, name) in [(Some(&moving), name), (swapped.as_ref(), new_name)] {
                 if let Some(node) = node {
@@ -110,6 +114,21 @@ impl Union {
             }
             _ => Ok(node),
         }
+    }
+
+    /// Nothing is copied up for the sake of a directory that can't be replaced.
+    fn refuse_full_target(&self, parent: &DirNode, name: &OsStr) -> Outcome<()> {
+        let _names = parent.dir.names.write();
+        let Some(found @ Found::Dir { .. }) = self.find(&parent.dir, name)? else {
+            return Ok(());
+        };
+        let child = self.entered_dir(&parent.node, &parent.dir, name, found)?;
+        let refused = {
+            let _child_names = child.dir.names.write();
+            self.refuse_full("rename", name, &child)
+        };
+        self.release(child.node.id, 1);
+        refused
     }
 
     fn replace(

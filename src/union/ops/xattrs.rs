@@ -83,8 +83,11 @@ impl Union {
     }
 
     /// Removes an extended attribute; copies up first.
-    pub fn removexattr(&self, id: NodeId, name: &OsStr) -> Outcome<()> {
+    pub fn removexattr(&self, caller: Caller, id: NodeId, name: &OsStr) -> Outcome<()> {
         let node = self.node(id)?;
+        if name == acl::ACCESS {
+            self.drop_foreign_setgid(caller, &node)?;
+        }
         let stored = self.namespace.store(name).ok_or_else(too_long)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let fault = |errno| spot.fault("removexattr", errno).named(name);
