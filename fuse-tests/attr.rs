@@ -42,6 +42,11 @@ cases! {
     execute_permission: OTHER,
     directory_time_changes_with_its_names,
     statfs_answers,
+    parents_of_a_copy_up_have_one_link,
+    fallocate_by_somebody_else_drops_setuid: OTHER,
+    write_drops_setgid_of_a_foreign_group: OTHER,
+    chown_to_nobody_drops_setuid,
+    chown_to_nobody_by_somebody_else_drops_nothing: OTHER,
 }
 
 fn mode(t: &Tree, path: &str) -> u32 {
@@ -421,4 +426,54 @@ fn statfs_answers(t: &Tree) {
     assert_eq!(merged.f_blocks, upper.f_blocks);
     assert_eq!(merged.f_files, upper.f_files);
     assert_eq!((merged.f_bsize, merged.f_namemax), (upper.f_bsize, upper.f_namemax));
+}
+
+fn parents_of_a_copy_up_have_one_link(t: &Tree) {
+    t.lower(&["d/e/f/", "d/e/a=A"]);
+    t.mount();
+    let links = |name| stat(t.at(name)).nlink();
+    let before = (links("d"), links("d/e"));
+    assert!(before.0 == 3 && before.1 == 3 || before == (1, 1), "{before:?}");
+    chmod(t.at("d/e/a"), 0o600);
+    // They are merged directories now.
+    assert_eq!((links("d"), links("d/e")), (1, 1));
+}
+
+fn fallocate_by_somebody_else_drops_setuid(t: &Tree) {
+    t.lower(&["a=A"]);
+    chmod(t.low("a"), 0o6777);
+    t.mount();
+    let file = open_rw(t.at("a"));
+    as_user(1234, 1234, || {
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, 100).unwrap();
+    });
+    assert_eq!(stat(t.at("a")).mode() & 0o7777, 0o777);
+}
+
+fn write_drops_setgid_of_a_foreign_group(t: &Tree) {
+    t.lower(&["a=A"]);
+    chmod(t.low("a"), 0o2706);
+    t.mount();
+    let path = t.at("a");
+    as_user(1234, 1234, || open_rw(&path).write_all(b"B").unwrap());
+    assert_eq!(stat(t.at("a")).mode() & 0o7777, 0o706);
+}
+
+fn chown_to_nobody_drops_setuid(t: &Tree) {
+    t.lower(&["a=A"]);
+    chmod(t.low("a"), 0o4755);
+    t.mount();
+    chown(t.at("a"), None, None).unwrap();
+    assert_eq!(stat(t.at("a")).mode() & 0o7777, 0o755);
+}
+
+fn chown_to_nobody_by_somebody_else_drops_nothing(t: &Tree) {
+    t.lower(&["a=A"]);
+    chmod(t.low("a"), 0o4755);
+    t.mount();
+    let path = t.at("a");
+    // EPERM on the kernel's overlay; FUSE has no word for it.
+    let _ = as_user(1234, 1234, || chown(&path, None, None));
+    assert_eq!(stat(t.at("a")).mode() & 0o7777, 0o4755);
 }

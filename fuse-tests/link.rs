@@ -23,6 +23,8 @@ cases! {
     many_links,
     upper_links_survive_a_remount,
     through_open_descriptors,
+    goes_on_by_another_name,
+    links_lost_in_a_request_that_fails,
 }
 
 fn link(t: &Tree, from: &str, to: &str) -> std::io::Result<()> {
@@ -226,4 +228,34 @@ fn through_open_descriptors(t: &Tree) {
     link(t, "a", "b").unwrap();
     t.append("b", "+");
     assert_eq!(std::io::read_to_string(reader).unwrap(), "A+");
+}
+
+fn goes_on_by_another_name(t: &Tree) {
+    t.lower(&["a=A", "s->there"]);
+    t.mount();
+    for name in ["a", "s"] {
+        let moved = format!("{name}-moved");
+        fs::rename(t.at(name), t.at(&moved)).unwrap();
+        link(t, &moved, name).unwrap();
+        // The name that the server knew the file by.
+        fs::remove_file(t.at(&moved)).unwrap();
+        assert_eq!(crate::common::xattr_names(t.at(name)), [b""; 0]);
+        link(t, name, &moved).unwrap();
+        fs::remove_file(t.at(name)).unwrap();
+        link(t, &moved, name).unwrap();
+        same(t, &[name, &moved], 2);
+    }
+    assert_eq!(t.read("a-moved"), "A");
+}
+
+fn links_lost_in_a_request_that_fails(t: &Tree) {
+    t.lower(&["a=A"]);
+    fs::hard_link(t.low("a"), t.low("b")).unwrap();
+    t.mount();
+    same(t, &["a", "b"], 2);
+    let replace = rustix::fs::XattrFlags::REPLACE;
+    let failed = crate::common::xattr_set_flags(t.at("a"), "user.none", b"1", replace);
+    fails(failed, libc::ENODATA);
+    assert_eq!(stat(t.at("a")).nlink(), 1);
+    assert_eq!(stat(t.at("b")).nlink(), 2);
 }

@@ -28,6 +28,7 @@ cases! {
     removed_twice_over_a_remount,
     one_of_two_hard_links_in_upper,
     sticky_directory: crate::common::Limit::Root("needs a second uid"),
+    full_directory_is_not_copied_up,
 }
 
 fn lower_file_leaves_a_whiteout(t: &Tree) {
@@ -258,4 +259,13 @@ fn sticky_directory(t: &Tree) {
         fs::remove_file(&mine).unwrap();
         fails(fs::remove_file(&other), libc::EPERM);
     });
+}
+
+fn full_directory_is_not_copied_up(t: &Tree) {
+    t.lower(&["d/full/a=A"]);
+    t.mount();
+    fails(fs::remove_dir(t.at("d/full")), libc::ENOTEMPTY);
+    fs::create_dir(t.at("new")).unwrap();
+    fails(fs::rename(t.at("new"), t.at("d/full")), libc::ENOTEMPTY);
+    assert_eq!(t.upper_sketch(), ["new/"]);
 }

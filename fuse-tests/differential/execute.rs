@@ -158,8 +158,27 @@ impl Hands {
         }
     }
 
+    /// Whether a descriptor is open on a special file or a link.
+    fn is_special(&self, on: &On) -> bool {
+        let On::Slot(slot) = on else { return false };
+        let Some(held) = &self.slots[*slot] else {
+            return false;
+        };
+        let plain = [FileType::RegularFile, FileType::Directory];
+        rustix::fs::fstat(&held.fd).is_ok_and(|stat| !plain.contains(&look::kind_of(&stat)))
+    }
+
     fn act(&mut self, op: &Op, identity: &mut Option<(u64, u64)>) -> Done {
         let done = |()| "done".to_owned();
+        if let Op::Chmod { on, .. }
+        | Op::Chown { on, .. }
+        | Op::Utimens { on, .. }
+        | Op::Setxattr { on, .. }
+        | Op::Removexattr { on, .. } = op
+            && self.is_special(on)
+        {
+            return Ok("a special file".into());
+        }
         match op {
             Op::Open {
                 slot,
@@ -182,6 +201,9 @@ impl Hands {
                 let (at, length) = self.aligned(*slot, *at, *length);
                 let mut buffer = Aligned::new(length);
                 let fd = self.fd(*slot)?;
+                if look::kind_of(&rustix::fs::fstat(fd)?) == FileType::Directory {
+                    return Ok("a directory".into());
+                }
                 let read = match at {
                     Some(at) => rustix::io::pread(fd, buffer.bytes(), at)?,
                     None => rustix::io::read(fd, buffer.bytes())?,
@@ -439,10 +461,11 @@ impl Hands {
                 length,
                 seed,
             } => match &self.maps[*map] {
-                Some(mapping) => Ok(format!(
-                    "{} bytes",
-                    mapping.write(*at, &fill(*seed, *length))?
-                )),
+                Some(mapping) => {
+                    let written = mapping.write(*at, &fill(*seed, *length))?;
+                    mapping.sync();
+                    Ok(format!("{written} bytes"))
+                }
                 None => Err(io::Error::from_raw_os_error(EMPTY)),
             },
             Op::Unmap { map } => {

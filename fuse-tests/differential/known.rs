@@ -7,6 +7,10 @@
 //! - A file opened for writing is copied up by the kernel at the open and by overfall at the first
 //!   write; `execute.rs` brings both to the same point after each such open.
 //! - Direct I/O is done in whole blocks only: FUSE doesn't insist on that, other file systems do.
+//! - Special files aren't changed through descriptors: the kernel copies up one that was unlinked
+//!   and gives it its name back.
+//! - A mapping is synced after each write: FUSE sets the time of the last change only then.
+//! - Directories aren't read(2): the error depends on where a listing left the descriptor.
 //! - Shared mappings are kept only of descriptors open for writing: a mapping made before the
 //!   copy-up shows old data in the kernel's overlay and new data in overfall.
 //! - In a user namespace, a write through a mapping takes setuid and setgid off: what the kernel

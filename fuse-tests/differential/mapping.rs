@@ -43,6 +43,12 @@ impl Mapping {
         Ok(bytes)
     }
 
+    /// Waits until what was written into the mapping is in the file.
+    pub(crate) fn sync(&self) {
+        // SAFETY: the range is the mapping's own.
+        unsafe { libc::msync(self.address, self.length, libc::MS_SYNC) };
+    }
+
     /// Writes into the mapping.
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> nix::Result<usize> {
         let bytes = &bytes[..bytes.len().min(self.length - at)];
