@@ -32,6 +32,16 @@ pub(super) enum Data {
     UpTo(u64),
 }
 
+impl Data {
+    /// How many bytes of a file of this size that is.
+    fn of(self, size: u64) -> u64 {
+        match self {
+            Data::All => size,
+            Data::UpTo(limit) => size.min(limit),
+        }
+    }
+}
+
 /// A finished copy in the work directory.
 struct Copy<'w> {
     temp: Temp<'w>,
@@ -126,6 +136,7 @@ impl Union {
         let temp = work.temp()?;
         let fault = |op| move |errno| work.fault(op, errno);
         let kind = FileKind::of_mode(stat.st_mode);
+        let length = data.of(stat.st_size as u64);
         let mut substitute = false;
         let fd = match kind {
             FileKind::Regular => {
@@ -133,7 +144,8 @@ impl Union {
                 let to =
                     rustix::fs::openat(work.as_fd(), temp.name(), flags, Mode::RUSR | Mode::WUSR)
                         .map_err(fault("copy-up: creating the file"))?;
-                self.copy_file_data(spot, &to, stat.st_size as u64, data)?;
+                let whole = length == stat.st_size as u64;
+                self.copy_file_data(spot, &to, length, whole)?;
                 to
             }
             FileKind::Directory => {
@@ -191,22 +203,21 @@ impl Union {
         copy_spot(&copy)
             .set_times(&times)
             .map_err(fault("copy-up: setting the times"))?;
-        if kind == FileKind::Regular && work.durability == Durability::Synced {
+        // Where no data came along none can be lost; the kernel's overlay doesn't wait then.
+        let has_data = kind == FileKind::Regular && length > 0;
+        if has_data && work.durability == Durability::Synced {
             rustix::fs::fsync(copy.file.as_fd()).map_err(fault("copy-up: writing to the disk"))?;
         }
         Ok(copy)
     }
 
-    fn copy_file_data(&self, spot: &Spot, to: &OwnedFd, size: u64, data: Data) -> Outcome<()> {
-        let wanted = match data {
-            Data::All => size,
-            Data::UpTo(limit) => size.min(limit),
-        };
-        if wanted == 0 {
+    /// Copies the first `length` bytes: the `whole` file or less.
+    fn copy_file_data(&self, spot: &Spot, to: &OwnedFd, length: u64, whole: bool) -> Outcome<()> {
+        if length == 0 {
             return Ok(());
         }
         let from = open_for_reading(spot).map_err(|errno| spot.fault("copy-up: opening", errno))?;
-        copy_data::copy(from.as_fd(), to.as_fd(), wanted, wanted == size)
+        copy_data::copy(from.as_fd(), to.as_fd(), length, whole)
             .map_err(|errno| spot.fault("copy-up: copying the data", errno))
     }
 
