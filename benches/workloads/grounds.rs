@@ -137,7 +137,7 @@ fn build(ground: Ground, lowers: &[PathBuf], scale: Scale) -> Outcome<()> {
             }
         }
         Ground::Big => {
-            let mut file = File::create(dir.join("big"))?;
+            let mut file = File::create(dir.join(crate::streams::OLD))?;
             let mut data = vec![0; 1 << 20];
             for start in (0..scale.big).step_by(data.len()) {
                 number_blocks(&mut data, start);

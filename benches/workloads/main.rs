@@ -154,6 +154,7 @@ fn measure_case(
     let scale = grounds.scale();
     let mut row = Row::new(case);
     let carriers = tools.carriers();
+    let beds = base.join("beds");
     for round in 0..rounds {
         for turn in 0..carriers.len() {
             // Who comes first in one round comes last in another.
@@ -161,11 +162,11 @@ fn measure_case(
             if !case.suits(carrier) || row.has_failed(carrier) {
                 continue;
             }
-            let dir = base.join("bed");
+            let dir = beds.join(format!("{round}-{turn}"));
             let mut bed = Bed::new(carrier, tools, &lowers, &dir, scale)?;
             let outcome = case.perform(&mut bed, scale);
             let requests = bed.finish();
-            fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+            drop_big_files(&dir)?;
             match outcome {
                 Ok(time) => row.add(Sample::new(carrier, round, time), requests),
                 Err(error) => {
@@ -176,5 +177,22 @@ fn measure_case(
             }
         }
     }
+    // Not between the runs: ext4 is slow to make files where some were just removed.
+    fs::remove_dir_all(&beds).map_err(|error| format!("{}: {error}", beds.display()))?;
     Ok(row)
+}
+
+/// The disk has no room for those of all runs.
+fn drop_big_files(bed: &Path) -> Outcome<()> {
+    for dir in ["upper", "merged"] {
+        for name in [streams::OLD, streams::NEW] {
+            match fs::remove_file(bed.join(dir).join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(format!("{}: {error}", bed.display()).into());
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,11 @@ use crate::bed::Bed;
 use crate::cases::timed;
 use crate::grounds::{BLOCK, Scale, check_blocks, number_blocks, small_path};
 
+/// The big file in the lower layer.
+pub(crate) const OLD: &str = "big";
+/// The one that a case makes.
+pub(crate) const NEW: &str = "new";
+
 const MIB: usize = 1 << 20;
 
 fn read_whole(path: &Path, expected: u64) -> Outcome<()> {
@@ -42,16 +47,16 @@ fn read_whole(path: &Path, expected: u64) -> Outcome<()> {
 }
 
 pub(crate) fn read_warm(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     read_whole(&path, scale.big)?;
     timed(|| (0..4).try_for_each(|_| read_whole(&path, scale.big)))
 }
 
 pub(crate) fn read_cold(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     bed.cold()?;
     // A plain user can't drop all caches, but can let this file go.
-    let lower = File::open(bed.lower("big"))?;
+    let lower = File::open(bed.lower(OLD))?;
     rustix::fs::fadvise(&lower, 0, None, Advice::DontNeed)?;
     timed(|| read_whole(&path, scale.big))
 }
@@ -68,7 +73,7 @@ fn scattered(count: u64, below: u64) -> impl Iterator<Item = u64> {
 }
 
 pub(crate) fn read_random(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     read_whole(&path, scale.big)?;
     let file = File::open(&path)?;
     timed(|| {
@@ -83,7 +88,7 @@ pub(crate) fn read_random(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> 
 }
 
 fn write_in(bed: &Bed<'_>, scale: Scale, size: usize) -> Outcome<Duration> {
-    let path = bed.path("new");
+    let path = bed.path(NEW);
     let mut data = vec![0; size];
     let time = timed(|| {
         let mut file = File::create(&path)?;
@@ -108,7 +113,7 @@ pub(crate) fn write_large(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> 
 
 pub(crate) fn rewrite_random(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
     write_in(bed, scale, MIB)?;
-    let path = bed.path("new");
+    let path = bed.path(NEW);
     let file = OpenOptions::new().write(true).open(&path)?;
     let mut block = [0; BLOCK];
     let time = timed(|| {
@@ -134,7 +139,7 @@ fn touch_data(path: &Path) -> Outcome<()> {
 }
 
 pub(crate) fn copy_up(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     let time = timed(|| touch_data(&path))?;
     read_whole(&path, scale.big)?;
     Ok(time)
@@ -142,7 +147,7 @@ pub(crate) fn copy_up(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
 
 /// The longest that a `stat` of another file takes while the big one is copied up.
 pub(crate) fn stat_during_copy_up(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     let others: Vec<_> = (0..200).map(|index| bed.path(small_path(index))).collect();
     let copied = AtomicBool::new(false);
     let worst = thread::scope(|scope| -> Outcome<Duration> {
@@ -170,7 +175,7 @@ pub(crate) fn stat_during_copy_up(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Du
 
 /// Complains when the upper layer holds the big file's data.
 fn check_not_copied(bed: &Bed<'_>, scale: Scale) -> Outcome<()> {
-    let Some(upper) = bed.upper("big") else {
+    let Some(upper) = bed.upper(OLD) else {
         return Ok(());
     };
     let blocks = fs::symlink_metadata(upper)?.blocks();
@@ -181,7 +186,7 @@ fn check_not_copied(bed: &Bed<'_>, scale: Scale) -> Outcome<()> {
 }
 
 pub(crate) fn unlink_big(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     let time = timed(|| Ok(fs::remove_file(&path)?))?;
     check_not_copied(bed, scale)?;
     match fs::symlink_metadata(&path) {
@@ -191,7 +196,7 @@ pub(crate) fn unlink_big(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
 }
 
 pub(crate) fn rename_over_big(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let (path, new) = (bed.path("big"), bed.path("new"));
+    let (path, new) = (bed.path(OLD), bed.path(NEW));
     fs::write(&new, "new")?;
     let time = timed(|| Ok(fs::rename(&new, &path)?))?;
     check_not_copied(bed, scale)?;
@@ -202,7 +207,7 @@ pub(crate) fn rename_over_big(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Durati
 }
 
 pub(crate) fn truncate_big(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
-    let path = bed.path("big");
+    let path = bed.path(OLD);
     let time = timed(|| {
         File::create(&path)?;
         Ok(())

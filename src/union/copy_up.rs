@@ -35,6 +35,16 @@ pub(super) enum Data {
     UpTo(u64),
 }
 
+impl Data {
+    /// How many bytes of a file of this size that is.
+    fn length(self, size: u64) -> u64 {
+        match self {
+            Data::All | Data::Later => size,
+            Data::UpTo(limit) => size.min(limit),
+        }
+    }
+}
+
 /// Where a copy gets its data.
 #[derive(Debug)]
 enum Content {
@@ -42,6 +52,16 @@ enum Content {
     From(Spot, Data),
     /// Nowhere: it stays a metadata copy.
     Elsewhere(Arc<DataPlace>),
+}
+
+impl Content {
+    /// How many bytes of a file with this `stat` come along.
+    fn length(&self, stat: &Stat) -> u64 {
+        match self {
+            Content::From(_, data) => data.length(stat.st_size as u64),
+            Content::Elsewhere(_) => 0,
+        }
+    }
 }
 
 /// A finished copy in the work directory.
@@ -267,7 +287,8 @@ impl Union {
             .map_err(fault("copy-up: setting the times"))?;
         let synced = match work.durability {
             Durability::Volatile => false,
-            Durability::Synced => kind == FileKind::Regular && !elsewhere,
+            // Where no data came along none can be lost; the kernel's overlay doesn't wait then.
+            Durability::Synced => kind == FileKind::Regular && content.length(stat) > 0,
             Durability::Strict => matches!(kind, FileKind::Regular | FileKind::Directory),
         };
         if synced {
@@ -284,10 +305,7 @@ impl Union {
         size: u64,
         data: Data,
     ) -> Outcome<()> {
-        let wanted = match data {
-            Data::All | Data::Later => size,
-            Data::UpTo(limit) => size.min(limit),
-        };
+        let wanted = data.length(size);
         if wanted == 0 {
             return Ok(());
         }
