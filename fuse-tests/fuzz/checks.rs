@@ -96,7 +96,10 @@ fn name(value: &[u8]) {
                 Visible::Hidden => panic!("{name:?} is hidden"),
             }
         }
-        if let Visible::As(shown) = namespace.show(name) {
+        // No file has an attribute with a longer name.
+        if value.len() <= 255
+            && let Visible::As(shown) = namespace.show(name)
+        {
             assert_eq!(namespace.store(&shown).as_deref(), Some(name));
         }
     }
