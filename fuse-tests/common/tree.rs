@@ -39,7 +39,7 @@ pub(crate) struct Tree {
     check_lowers: Cell<bool>,
     small_disk: Cell<bool>,
     foreign_upper: RefCell<Option<PathBuf>>,
-    watch: RefCell<Option<Watch>>,
+    pub(super) watch: RefCell<Option<Watch>>,
 }
 
 impl Tree {
@@ -162,27 +162,6 @@ impl Tree {
     /// Notes that the server has unmounted by itself.
     pub(crate) fn was_unmounted(&self) {
         self.mounted.set(false);
-    }
-
-    /// Keeps the server's log from now on, and gives it at most so many descriptors.
-    pub(crate) fn watch(&self, files: Option<u32>) {
-        *self.watch.borrow_mut() = Some(Watch::new(self.beside("server.log"), files));
-    }
-
-    /// The mount still answers, and nothing in a watched server has panicked.
-    #[track_caller]
-    pub(crate) fn assert_lives(&self) {
-        fs::metadata(self.at("")).expect("stat of the mount's root");
-        fs::read_dir(self.at("")).expect("listing the mount's root");
-        self.assert_no_panic();
-    }
-
-    #[track_caller]
-    fn assert_no_panic(&self) {
-        if let Some(watch) = &*self.watch.borrow() {
-            let said = watch.said();
-            assert!(!said.contains("panicked"), "the server panicked:\n{said}");
-        }
     }
 
     /// The private attribute with this suffix, `opaque` for example.

@@ -14,7 +14,7 @@ use overfall::options::Options;
 /// An option string is refused with one line, or read as something that is written and read again
 /// as the same.
 #[allow(dead_code)] // each target has its own check
-pub fn options(data: &[u8]) {
+pub(crate) fn options(data: &[u8]) {
     let options = match Options::parse(OsStr::from_bytes(data)) {
         Ok(options) => options,
         Err(error) => {
@@ -37,7 +37,7 @@ pub fn options(data: &[u8]) {
 
 /// A value is refused, or read as something that is written and read again as the same.
 #[allow(dead_code)]
-pub fn formats(data: &[u8]) {
+pub(crate) fn formats(data: &[u8]) {
     let Some((which, value)) = data.split_first() else {
         return;
     };
