@@ -126,6 +126,13 @@ fn look(t: &Tree, dir: &str) -> Vec<String> {
         }
     }
     said.push(format!("{dir} at the end: {}", list(&root)));
+    for name in ["e", "f"] {
+        let made = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(root.join(name));
+        said.push(format!("{dir}/{name} again: {}", errno(made)));
+    }
     said
 }
 
@@ -139,6 +146,26 @@ fn plant_marked(t: &Tree, layer: &Path, dir: &str, kind: &str, value: &[u8]) {
     fs::File::create(at.join("h")).unwrap().set_len(100_000).unwrap();
     for name in ["d", "f", "e", "h"] {
         mark(t, &at.join(name), kind, value);
+    }
+    // Whoever makes a metadata copy marks its directory, and only there are full files asked.
+    if kind == "metacopy" {
+        mark(t, &at, "impure", b"y");
+    }
+}
+
+/// Where we do better: once a directory of the upper holds something copied up, the kernel looks
+/// each of its names up while it lists it, and one that it refuses makes the listing fail, one
+/// whited out by an attribute goes from it. We list what is there, before and after.
+fn is_known(kernel: &str, ours: &str) -> bool {
+    let listing = |said: &str| said.split_once(": ").map(|(_, list)| list.to_owned());
+    match (listing(kernel), listing(ours)) {
+        (Some(kernel_list), Some(list)) if kernel.starts_with("metacopy-") => {
+            kernel_list.starts_with('<') && !list.starts_with('<')
+        }
+        (Some(_), Some(list)) if kernel.starts_with("whiteout-") => {
+            kernel.contains(" at the end: ") && list == "e"
+        }
+        _ => false,
     }
 }
 
@@ -161,7 +188,7 @@ fn compare(t: &Tree, plan: impl Fn(&Tree) -> Vec<String>) {
     let differences: Vec<String> = kernel
         .iter()
         .zip(&ours)
-        .filter(|(kernel, ours)| kernel != ours)
+        .filter(|(kernel, ours)| kernel != ours && !is_known(kernel, ours))
         .map(|(kernel, ours)| format!("kernel {kernel}\n  ours {ours}"))
         .collect();
     assert!(differences.is_empty() && kernel.len() == ours.len(), "{}", differences.join("\n"));
@@ -226,7 +253,7 @@ fn one_that_is_as_long_as_can_be(t: &Tree) {
         let mut dirs = Vec::new();
         for kind in KINDS {
             let dir = format!("long-{kind}");
-            plant_marked(tree, &tree.layer(0), &dir, "unheard_of", b"");
+            plant_marked(tree, &tree.layer(0), &dir, kind, b"y");
             for name in ["d", "f"] {
                 let path = tree.low(&dir).join(name);
                 let value = |length: &usize| mark(tree, &path, kind, &vec![b'/'; *length]);

@@ -1,7 +1,7 @@
 //! The error of everything that happens outside a file system request: one line that says what
 //! was tried, on which path, why it failed, and what to do about it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::sys::Errno;
@@ -114,18 +114,37 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.step)?;
+        let mut line = OneLine(f);
+        line.write_str(&self.step)?;
         if let Some(path) = &self.path {
-            write!(f, ": {}", path.display())?;
+            write!(line, ": {}", path.display())?;
         }
         match (&self.why, self.errno) {
-            (Some(why), Some(errno)) => write!(f, ": {why} ({errno})")?,
-            (Some(why), None) => write!(f, ": {why}")?,
-            (None, Some(errno)) => write!(f, ": {errno}")?,
+            (Some(why), Some(errno)) => write!(line, ": {why} ({errno})")?,
+            (Some(why), None) => write!(line, ": {why}")?,
+            (None, Some(errno)) => write!(line, ": {errno}")?,
             (None, None) => {}
         }
         if let Some(remedy) = &self.remedy {
-            write!(f, "; {remedy}")?;
+            write!(line, "; {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes control characters as escapes: a name with a line break in it, or with a terminal's
+/// commands, must not break the line that reports it.
+struct OneLine<'f, 'b>(&'f mut fmt::Formatter<'b>);
+
+impl Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            match piece.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    write!(self.0, "{}{}", &piece[..at], last.escape_default())?;
+                }
+                _ => self.0.write_str(piece)?,
+            }
         }
         Ok(())
     }
@@ -159,5 +178,11 @@ mod tests {
             error.to_string(),
             "mounting the overlay: /w: workdir and upperdir are on different file systems; put both on one"
         );
+    }
+
+    #[test]
+    fn a_name_does_not_break_the_line() {
+        let error = Error::usage("reading").at("/a\nb\u{1b}[1mü").because("\r");
+        assert_eq!(error.to_string(), "reading: /a\\nb\\u{1b}[1mü: \\r");
     }
 }

@@ -7,6 +7,36 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::Tree;
+
+impl Tree {
+    /// Keeps the server's log from now on, and gives it at most so many descriptors.
+    pub(crate) fn watch(&self, files: Option<u32>) {
+        let log = self.beside("server.log");
+        *self.watch.borrow_mut() = Some(Watch {
+            files,
+            log,
+            server: None,
+        });
+    }
+
+    /// The mount still answers, and nothing in a watched server has panicked.
+    #[track_caller]
+    pub(crate) fn assert_lives(&self) {
+        fs::metadata(self.at("")).expect("stat of the mount's root");
+        fs::read_dir(self.at("")).expect("listing the mount's root");
+        self.assert_no_panic();
+    }
+
+    #[track_caller]
+    pub(super) fn assert_no_panic(&self) {
+        if let Some(watch) = &*self.watch.borrow() {
+            let said = watch.said();
+            assert!(!said.contains("panicked"), "the server panicked:\n{said}");
+        }
+    }
+}
+
 /// How a watched server is started, and the server once it runs.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -17,14 +47,6 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(log: PathBuf, files: Option<u32>) -> Self {
-        Self {
-            files,
-            log,
-            server: None,
-        }
-    }
-
     /// Runs overfall and waits until it says that it has mounted.
     pub(super) fn start(&mut self, arguments: &[OsString]) -> Result<(), String> {
         let log = File::options().create(true).append(true).open(&self.log);
@@ -66,7 +88,7 @@ impl Watch {
     }
 
     /// All that the server has logged.
-    pub(super) fn said(&self) -> String {
+    fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

@@ -13,6 +13,8 @@ mod ioctl;
 mod ops;
 mod policy;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use super::lookup::Found;
 use super::node::{DirPart, Node};
 use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId, Place};
 use super::{DirNode, Outcome, Union};
-use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
+use crate::format::{MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
 use crate::sys::{Errno, tree};
 
 /// Positions of `.` and `..`; names come behind them.
@@ -351,9 +351,7 @@ impl Union {
         let Some(stat) = real.stat(name)? else {
             return Ok(None);
         };
-        if format::is_whiteout(stat.st_mode, stat.st_rdev)
-            || self.is_xattr_whiteout(real, name, &stat)?
-        {
+        if self.is_whiteout(real, name, &stat)? {
             return Ok(None);
         }
         let record = self.record(real, name, &stat)?;

@@ -184,4 +184,18 @@ mod tests {
         let _second = state.lock();
         let _first = names.lock();
     }
+
+    #[test]
+    fn a_panic_lets_every_lock_go() {
+        let names = OrderedMutex::new(Rank::Names, ());
+        let state = OrderedRwLock::new(Rank::State, ());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _first = names.lock();
+            let _second = state.write();
+            panic!("with both of them");
+        }));
+        assert!(panicked.is_err());
+        let _first = names.lock();
+        let _second = state.write();
+    }
 }

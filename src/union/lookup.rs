@@ -94,7 +94,7 @@ impl Union {
         if let Some(real) = dir.upper.get()
             && let Some(stat) = real.stat(name)?
         {
-            if format::is_whiteout(stat.st_mode, stat.st_rdev) {
+            if self.is_whiteout(real, name, &stat)? {
                 return Ok(None);
             }
             if !is_dir(&stat) {
@@ -175,9 +175,7 @@ impl Union {
                 Err(fault) if fault.errno == Errno::ACCESS && self.owners.records() => continue,
                 Err(fault) => return Err(fault),
             };
-            if format::is_whiteout(stat.st_mode, stat.st_rdev)
-                || self.is_xattr_whiteout(real, name, &stat)?
-            {
+            if self.is_whiteout(real, name, &stat)? {
                 return Ok(None);
             }
             return Ok(Some((slot as u16, stat)));
@@ -191,14 +189,13 @@ impl Union {
         Ok(self.first_lower(dir, name, 0)?.is_some())
     }
 
-    /// An empty regular file with the `whiteout` attribute. A look-up finds no such name, whatever
-    /// its directory says; only a listing goes by that.
-    pub(super) fn is_xattr_whiteout(
-        &self,
-        real: &RealDir,
-        name: &OsStr,
-        stat: &Stat,
-    ) -> Outcome<bool> {
+    /// Whether this says that the name isn't there: a 0:0 device, or an empty regular file with
+    /// the `whiteout` attribute. A look-up takes the latter for one in every layer, whatever its
+    /// directory says; only a listing goes by that.
+    pub(super) fn is_whiteout(&self, real: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<bool> {
+        if format::is_whiteout(stat.st_mode, stat.st_rdev) {
+            return Ok(true);
+        }
         if FileKind::of_mode(stat.st_mode) != FileKind::Regular || stat.st_size != 0 {
             return Ok(false);
         }

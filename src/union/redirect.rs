@@ -21,7 +21,7 @@ use super::node::{DirPart, Node};
 use super::types::{Fault, FileKind};
 use super::{Outcome, Union};
 use crate::format::redirect::Redirect;
-use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
+use crate::format::{MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
 use crate::options::{Options, RedirectDir, Switch, Xino};
 use crate::sys::{Errno, xattr};
 
@@ -400,9 +400,7 @@ impl<'n> Search<'n> {
             }
             Err(fault) => return Err(fault),
         };
-        if format::is_whiteout(stat.st_mode, stat.st_rdev)
-            || union.is_xattr_whiteout(base, name, &stat)?
-        {
+        if union.is_whiteout(base, name, &stat)? {
             self.stop = true;
             return Ok(None);
         }

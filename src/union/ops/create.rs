@@ -17,7 +17,7 @@ use super::super::owners;
 use super::super::spot::Spot;
 use super::super::types::{Attr, Caller, Entry, Fault, FileKind, Ino, NewKind, NodeId, Timestamp};
 use super::super::{DirNode, Outcome, Union};
-use crate::format::{self, acl};
+use crate::format::acl;
 use crate::sys::Errno;
 
 /// What stands under a name in the upper layer.
@@ -111,7 +111,7 @@ impl Union {
         if let Some(upper) = dir.upper.get()
             && let Some(stat) = upper.stat(name)?
         {
-            return if format::is_whiteout(stat.st_mode, stat.st_rdev) {
+            return if self.is_whiteout(upper, name, &stat)? {
                 Ok(Standing::Whiteout)
             } else {
                 exists()
