@@ -148,12 +148,12 @@ fn grow(
         };
         let is_dir = matches!(kind, Kind::Dir | Kind::OpaqueDir | Kind::XDir);
         let below_x = kind == Kind::XDir;
-        let mut mode = *random.pick(&MODES);
+        let mut mode = random.pick(&MODES);
         if is_dir && random.percent(70) {
             mode |= 0o755;
         }
         let owner = match power {
-            Power::Root => (*random.pick(&USERS), *random.pick(&USERS)),
+            Power::Root => (random.pick(&USERS), random.pick(&USERS)),
             Power::User => (0, 0),
         };
         let xattrs = some_xattrs(random, power, is_dir);
@@ -194,11 +194,11 @@ fn leaf_kind(
         .map(|e| &e.path)
         .collect();
     match random.below(100) {
-        0..14 if !files.is_empty() => Kind::HardLink((*random.pick(&files)).clone()),
+        0..14 if !files.is_empty() => Kind::HardLink(random.choose(&files).to_path_buf()),
         14..26 => Kind::Symlink(link_target(random)),
         26..30 => Kind::Fifo,
         30..32 => Kind::Socket,
-        32..35 if power == Power::Root => Kind::CharDevice(1, *random.pick(&[3, 5])),
+        32..35 if power == Power::Root => Kind::CharDevice(1, random.pick(&[3, 5])),
         35..37 if power == Power::Root => Kind::BlockDevice(7, 200),
         37..52 => Kind::Whiteout,
         52..80 if in_x => Kind::XWhiteout,
@@ -210,20 +210,20 @@ fn file_kind(random: &mut Random) -> Kind {
     let mut parts = Vec::new();
     let mut size = 0;
     for _ in 0..random.below(4) {
-        let at = *random.pick(&[0, 0, 1, 4096, 5000, 20_000, 65_536, 300_000]);
-        let length = *random.pick(&[1, 10, 100, 4096, 5000, 12_288]);
+        let at = random.pick(&[0, 0, 1, 4096, 5000, 20_000, 65_536, 300_000]);
+        let length = random.pick(&[1, 10, 100, 4096, 5000, 12_288]);
         parts.push((at, length));
         size = size.max(at + length as u64);
     }
     if random.percent(20) {
-        size += *random.pick(&[1, 4096, 100_000]);
+        size += random.pick(&[1, 4096, 100_000]);
     }
     Kind::File(parts, size)
 }
 
 /// Where a symbolic link points.
 pub(crate) fn link_target(random: &mut Random) -> PathBuf {
-    PathBuf::from(*random.pick(&[
+    PathBuf::from(random.pick(&[
         "a",
         "b",
         "d",

@@ -229,10 +229,10 @@ pub(crate) fn generate(
         .map(|_| {
             let op = one(random, power, &mut known);
             let uid = match power {
-                Power::Root if random.percent(35) => *random.pick(&USERS),
+                Power::Root if random.percent(35) => random.pick(&USERS),
                 _ => 0,
             };
-            let umask = *random.pick(&[0o022, 0o022, 0, 0o077, 0o027]);
+            let umask = random.pick(&[0o022, 0o022, 0, 0o077, 0o027]);
             Step { uid, umask, op }
         })
         .collect()
@@ -240,13 +240,13 @@ pub(crate) fn generate(
 
 fn path(random: &mut Random, known: &mut Vec<PathBuf>) -> PathBuf {
     if !known.is_empty() && random.percent(60) {
-        return random.pick(known).clone();
+        return random.choose(known).clone();
     }
     let mut path = PathBuf::new();
     for _ in 0..random.weighted(&[(40, 0), (40, 1), (20, 2)]) {
-        path.push(OsStr::from_bytes(*random.pick(&DIRS)));
+        path.push(OsStr::from_bytes(random.pick(&DIRS)));
     }
-    path.push(OsStr::from_bytes(*random.pick(&NAMES)));
+    path.push(OsStr::from_bytes(random.pick(&NAMES)));
     if known.len() < 60 {
         known.push(path.clone());
     }
@@ -254,7 +254,7 @@ fn path(random: &mut Random, known: &mut Vec<PathBuf>) -> PathBuf {
 }
 
 fn open_flags(random: &mut Random) -> i32 {
-    let mut flags = *random.pick(&[
+    let mut flags = random.pick(&[
         libc::O_RDONLY,
         libc::O_RDONLY,
         libc::O_WRONLY,
@@ -295,7 +295,7 @@ fn moment(random: &mut Random) -> Moment {
         0..3 => Moment::Now,
         3 => Moment::Omit,
         4 => Moment::At(-5),
-        _ => Moment::At(*random.pick(&[0, 1_100_000_000, 1_234_567_890])),
+        _ => Moment::At(random.pick(&[0, 1_100_000_000, 1_234_567_890])),
     }
 }
 
@@ -310,7 +310,7 @@ fn value(random: &mut Random, power: Power, name: &str) -> Vec<u8> {
             words.iter().flat_map(|word| word.to_le_bytes()).collect()
         }
         _ => random
-            .pick(&[b"y".to_vec(), b"".to_vec(), b"x".to_vec(), vec![b'v'; 300]])
+            .choose(&[b"y".to_vec(), b"".to_vec(), b"x".to_vec(), vec![b'v'; 300]])
             .clone(),
     }
 }
@@ -325,8 +325,8 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             On::Path(path(random, known))
         }
     };
-    let at = *random.pick(&OFFSETS);
-    let length = *random.pick(&LENGTHS);
+    let at = random.pick(&OFFSETS);
+    let length = random.pick(&LENGTHS);
     let seed = random.below(1000) as u64;
     let maybe_at = if random.percent(60) { Some(at) } else { None };
     match random.below(1000) {
@@ -334,7 +334,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             slot,
             path: path(random, known),
             flags: open_flags(random),
-            mode: *random.pick(&MODES),
+            mode: random.pick(&MODES),
         },
         150..160 => Op::Close { slot },
         160..220 => Op::Read {
@@ -350,14 +350,14 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         310..340 => Op::Truncate {
             on: on(random, known),
-            size: *random.pick(&[0, 1, 100, 4096, 5000, 70_000, 400_000]),
+            size: random.pick(&[0, 1, 100, 4096, 5000, 70_000, 400_000]),
         },
         340..390 => Op::Chmod {
             on: on(random, known),
-            mode: *random.pick(&MODES),
+            mode: random.pick(&MODES),
         },
         390..420 => {
-            let id = |random: &mut Random| random.percent(70).then(|| *random.pick(&USERS));
+            let id = |random: &mut Random| random.percent(70).then(|| random.pick(&USERS));
             Op::Chown {
                 on: on(random, known),
                 uid: id(random),
@@ -371,13 +371,13 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         440..490 => Op::Mkdir {
             path: path(random, known),
-            mode: *random.pick(&MODES),
+            mode: random.pick(&MODES),
         },
         490..525 => Op::Rmdir {
             path: path(random, known),
         },
         525..545 => {
-            let kind = *random.pick(&[
+            let kind = random.pick(&[
                 Special::Fifo,
                 Special::Socket,
                 Special::Null,
@@ -388,7 +388,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             Op::Mknod {
                 path: path(random, known),
                 kind,
-                mode: *random.pick(&MODES),
+                mode: random.pick(&MODES),
             }
         }
         545..565 => Op::Symlink {
@@ -412,23 +412,23 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         750..765 => Op::Getxattr {
             on: on(random, known),
-            name: *random.pick(&XATTRS),
+            name: random.pick(&XATTRS),
         },
         765..775 => Op::Listxattr {
             on: on(random, known),
         },
         775..805 => {
-            let name = *random.pick(&XATTRS);
+            let name = random.pick(&XATTRS);
             Op::Setxattr {
                 on: on(random, known),
                 name,
                 value: value(random, power, name),
-                flags: *random.pick(&[0, 0, 0, 1, 2]),
+                flags: random.pick(&[0, 0, 0, 1, 2]),
             }
         }
         805..820 => Op::Removexattr {
             on: on(random, known),
-            name: *random.pick(&XATTRS),
+            name: random.pick(&XATTRS),
         },
         820..850 => Op::Readdir {
             on: if random.percent(10) {
@@ -447,9 +447,9 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         898..918 => Op::Fallocate {
             slot,
-            mode: *random.pick(&[0, 0, 1, 3, 16, 17]),
+            mode: random.pick(&[0, 0, 1, 3, 16, 17]),
             at,
-            length: *random.pick(&[1, 4096, 8192, 100_000]),
+            length: random.pick(&[1, 4096, 8192, 100_000]),
         },
         918..930 => Op::Seek {
             slot,
@@ -458,10 +458,10 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         930..945 => Op::CopyRange {
             from: random.below(SLOTS),
-            from_at: *random.pick(&OFFSETS),
+            from_at: random.pick(&OFFSETS),
             to: slot,
             to_at: at,
-            length: *random.pick(&LENGTHS),
+            length: random.pick(&LENGTHS),
         },
         945..952 => Op::Fsync { slot },
         952..964 => Op::MapOnce {

@@ -65,7 +65,7 @@ impl Place {
     }
 
     fn is_at(self, dir: &Path) -> bool {
-        let there = rustix::fs::statfs(dir).ok().map(|stat| stat.f_type as i64);
+        let there = rustix::fs::statfs(dir).ok().map(|stat| stat.f_type);
         self.magic().is_none() || self.magic() == there
     }
 }

@@ -28,7 +28,12 @@ impl Random {
     }
 
     /// One of them.
-    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        *self.choose(of)
+    }
+
+    /// One of them, where it is.
+    pub(crate) fn choose<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
 
