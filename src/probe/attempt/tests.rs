@@ -73,8 +73,13 @@ fn mounts_and_reads(count: usize, layer: impl Fn(usize) -> String, mounters: &[M
                 }
             });
         };
-        let legacy = in_child(Duration::from_secs(20), work).expect("fork");
-        let notes = notes::read(&legacy.output);
+        // Forked while other tests run in their threads, a child may find a lock taken for ever
+        // and be ended; a caller of the library has one thread.
+        let notes = (0..3)
+            .map(|_| in_child(Duration::from_secs(20), work).expect("fork"))
+            .map(|child| notes::read(&child.output))
+            .find(|notes| !notes.is_empty())
+            .unwrap_or_default();
         match &notes[..] {
             [Note::Step(_, enter)] => eprintln!("skipped: no namespaces here: {enter:?}"),
             [_, Note::Step(_, mount)] => assert_eq!(mount.outcome, Outcome::Ok, "{number}"),
