@@ -16,6 +16,7 @@ cases! {
     reading_flags_copies_nothing,
     lsattr_and_chattr,
     append_only: ROOT,
+    append_only_new_file: ROOT,
     immutable: ROOT,
 }
 
@@ -103,6 +104,16 @@ fn refused(opened: std::io::Result<fs::File>) -> std::io::Result<()> {
 fn append_only(t: &Tree) {
     t.lower(&["f=F"]);
     t.mount();
+    check_append_only(t);
+}
+
+fn append_only_new_file(t: &Tree) {
+    t.mount();
+    t.write("f", "F");
+    check_append_only(t);
+}
+
+fn check_append_only(t: &Tree) {
     let before = flags(t, "f");
     set(t, "f", before | IFlags::APPEND).unwrap();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

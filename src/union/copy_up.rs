@@ -339,6 +339,8 @@ impl Union {
         let stat = rustix::fs::fstat(copy.file.as_fd())
             .map_err(|errno| self.copy_fault("copy-up: stat of the copy", errno))?;
         let id = self.ground.real_id(&stat);
+        let file = copy.file.clone();
+        let has_its_data = node.kind == FileKind::Regular && elsewhere.is_none();
         let names = parent.names.write();
         let named = node.state.read().named;
         let real = if named {
@@ -351,7 +353,7 @@ impl Union {
             return Err(Fault::merged("copy-up", Errno::NOENT).named(&link.name));
         } else {
             // Unlinked but open: the copy lives as long as its descriptor.
-            Real::Detached(copy.file.clone())
+            Real::Detached(file.clone())
         };
         if let Some(dir) = &node.dir {
             if let Some(upper) = parent.upper.get() {
@@ -371,8 +373,12 @@ impl Union {
             let old = (old, std::mem::replace(&mut state.data, elsewhere));
             drop(state);
             drop(old);
-            // Whoever reads next opens the copy.
-            self.ground.descriptors.remove(node.slot);
+            // Whoever comes next gets the copy, and most often wants to write.
+            if named && has_its_data {
+                self.ground.descriptors.put(node.slot, file);
+            } else {
+                self.ground.descriptors.remove(node.slot);
+            }
         }
         if named {
             self.table.rekey(node, Key::Real(LayerIndex::Upper, id));

@@ -4,7 +4,7 @@
 //! the old one stood, and one that is changed between two reads neither skips nor repeats what
 //! stayed: `rm -r` needs that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
@@ -62,24 +62,14 @@ impl Listing {
 
     pub(super) fn insert(&mut self, name: &OsStr, kind: FileKind, ino: Ino) {
         let (Ok(at) | Err(at)) = self.position(name);
-        self.names.insert(
-            at,
-            Listed {
-                name: name.into(),
-                kind,
-                ino,
-            },
-        );
+        let name = name.into();
+        self.names.insert(at, Listed { name, kind, ino });
     }
 
     pub(super) fn remove(&mut self, name: &OsStr) {
         if let Ok(at) = self.position(name) {
             self.names.remove(&at);
         }
-    }
-
-    fn contains(&self, name: &OsStr) -> bool {
-        self.position(name).is_ok()
     }
 
     fn after(&self, offset: u64) -> Vec<(u64, Listed)> {
@@ -283,7 +273,7 @@ impl Union {
             .chain(dir.lowers.iter())
             .collect();
         // Names that a higher layer has decided on, whiteouts too.
-        let mut decided: HashMap<OsString, ()> = HashMap::new();
+        let mut decided: HashSet<OsString> = HashSet::new();
         for (index, real) in layers.iter().enumerate() {
             let is_last = index + 1 == layers.len();
             let names = match read_real(real) {
@@ -300,12 +290,15 @@ impl Union {
                 Err(fault) => return Err(fault),
             };
             for (name, file_type, ino) in names {
-                if decided.contains_key(&name) || listing.contains(&name) {
+                if !decided.is_empty() && decided.contains(&name) {
                     continue;
                 }
+                let Err(at) = listing.position(&name) else {
+                    continue;
+                };
                 let Some((kind, id)) = self.judge(real, &name, file_type, ino)? else {
                     if !is_last {
-                        decided.insert(name, ());
+                        decided.insert(name);
                     }
                     continue;
                 };
@@ -315,7 +308,8 @@ impl Union {
                 } else {
                     self.listed_ino(real, &name, kind, id, below)?
                 };
-                listing.insert(&name, kind, ino);
+                let name = name.into_boxed_os_str();
+                listing.names.insert(at, Listed { name, kind, ino });
             }
         }
         Ok(listing)

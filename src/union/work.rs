@@ -201,6 +201,23 @@ impl Work {
         Ok(temp)
     }
 
+    /// Leaves a whiteout under a name that nothing has in `dir`.
+    pub(super) fn leave_whiteout(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Fault> {
+        if let Some(whiteout) = &*self.shared_whiteout.lock()
+            && rustix::fs::linkat(&self.fd, whiteout, dir, name, AtFlags::empty()).is_ok()
+        {
+            return Ok(());
+        }
+        self.whiteout()?
+            .publish(dir, name, RenameFlags::NOREPLACE)
+            .map_err(|errno| Fault {
+                errno,
+                op: "leaving a whiteout",
+                place: Place::Upper,
+                name: Some(name.to_os_string()),
+            })
+    }
+
     fn make_whiteout(&self, name: &OsStr) -> Result<(), Fault> {
         rustix::fs::mknodat(&self.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
             .map_err(|errno| self.fault("making a whiteout", errno))

@@ -42,7 +42,10 @@ impl Union {
             FileFlags::Flags(flags) => fileflags::set_flags(file.as_fd(), flags),
             FileFlags::Extended(value) => fileflags::set_extended(file.as_fd(), &value),
         }
-        .map_err(fault)
+        .map_err(fault)?;
+        // A descriptor that was opened before may do what the flags forbid from now on.
+        self.ground.descriptors.remove(node.slot);
+        Ok(())
     }
 }
 

@@ -33,8 +33,10 @@ impl Union {
             return Err(Fault::merged("unlink", errno).named(name));
         };
         let parting = self.part_from_leaf(&parent, &dir, name, source, &stat)?;
-        let lower_has = self.lower_has(&dir, name)?;
-        self.clear(upper, name, source == Source::Upper, lower_has)?;
+        let in_upper = source == Source::Upper;
+        // What was just found in a lower layer needs no second look.
+        let lower_has = !in_upper || self.lower_has(&dir, name)?;
+        self.clear(upper, name, in_upper, lower_has)?;
         self.complete(parting);
         self.listings.update(parent.id, |names| names.remove(name));
         Ok(())
@@ -186,14 +188,12 @@ impl Union {
             return rustix::fs::unlinkat(file.as_fd(), name, AtFlags::empty())
                 .map_err(|errno| upper.fault("unlink", name, errno));
         }
-        let flags = if in_upper {
-            RenameFlags::empty()
-        } else {
-            RenameFlags::NOREPLACE
-        };
-        let whiteout = self.work()?.whiteout()?;
-        whiteout
-            .publish(file.as_fd(), name, flags)
+        let work = self.work()?;
+        if !in_upper {
+            return work.leave_whiteout(file.as_fd(), name);
+        }
+        work.whiteout()?
+            .publish(file.as_fd(), name, RenameFlags::empty())
             .map_err(|errno| upper.fault("leaving a whiteout", name, errno))
     }
 
