@@ -7,9 +7,14 @@ use std::path::Path;
 
 use rustix::fs::RenameFlags;
 
+mod index;
 mod metacopy;
 mod upper;
 
+use index::{
+    index_belongs_to_its_layers, index_changes_hands, index_shows_what_the_kernel_shows,
+    lower_links_stay_links, links_are_counted, links_of_other_kinds, stale_entries_are_removed,
+};
 use metacopy::{attributes_copy_no_data, first_write_completes_a_metadata_copy, truncation_completes_a_metadata_copy, completed_file_keeps_its_capability, descriptors_follow_the_completion, unlinked_metadata_copy};
 use upper::{upper_changes_hands, upper_is_what_the_kernel_leaves};
 
@@ -47,6 +52,13 @@ cases! {
     directory_numbers_agree: TRUSTED,
     upper_is_what_the_kernel_leaves: Limit::Fuse("it is the kernel that is compared with"),
     upper_changes_hands: TRUSTED,
+    lower_links_stay_links: TRUSTED,
+    links_are_counted: TRUSTED,
+    links_of_other_kinds: TRUSTED,
+    index_belongs_to_its_layers: TRUSTED,
+    stale_entries_are_removed: TRUSTED,
+    index_shows_what_the_kernel_shows: Limit::Fuse("it is the kernel that is compared with"),
+    index_changes_hands: TRUSTED,
     options_that_need_root_are_refused,
     options_that_are_taken,
 }
@@ -464,14 +476,19 @@ fn options_that_are_taken(t: &Tree) {
     }
 }
 
+/// The kernel mounts without the index where it can't have one.
+const REFUSED: [&str; 4] = ["redirect_dir=on", "redirect_dir=follow", "metacopy=on", "index=on"];
+
 fn options_that_need_root_are_refused(t: &Tree) {
     t.lower(&["f="]);
     t.use_userxattr();
-    for option in ["redirect_dir=on", "redirect_dir=follow", "metacopy=on"] {
+    for option in REFUSED {
         let tree = Tree::new(t.beside(option), t.carrier(), t.is_real_root());
         tree.use_userxattr();
         tree.option(option);
-        assert!(tree.try_mount().is_err(), "{option}");
+        let mounted = tree.try_mount();
+        let falls_back = option == "index=on" && t.carrier() == Carrier::Kernel;
+        assert!(mounted.is_err() || falls_back, "{option}");
     }
     t.mount();
     let _ = xattr_remove(t.at("f"), "user.none");

@@ -216,12 +216,7 @@ impl Options {
             _ => {}
         }
         let on = Some(Switch::On);
-        [
-            (self.index == on, "index=on"),
-            (self.nfs_export == on, "nfs_export=on"),
-        ]
-        .into_iter()
-        .find_map(|(wanted, name)| wanted.then_some(name))
+        (self.nfs_export == on).then_some("nfs_export=on")
     }
 
     /// The first option that needs the attributes of the machine's root.
@@ -231,7 +226,10 @@ impl Options {
             Some(RedirectDir::Follow) => return Some("redirect_dir=follow"),
             _ => {}
         }
-        (self.metacopy == Some(Switch::On)).then_some("metacopy=on")
+        let on = Some(Switch::On);
+        [(self.metacopy, "metacopy=on"), (self.index, "index=on")]
+            .into_iter()
+            .find_map(|(switch, name)| (switch == on).then_some(name))
     }
 
     /// Every directory with the name of its option.

@@ -448,14 +448,17 @@ impl Tree {
                 .mount_kernel_by_parts(&target)
                 .map_err(|e| e.to_string());
         }
-        mount(
-            Some("overlay"),
-            &target,
-            Some("overlay"),
-            MsFlags::empty(),
-            Some(&*options),
-        )
-        .map_err(|e| e.to_string())
+        // Another test's server may still hold a copy of the mount that was here before.
+        let mut patience = 1000;
+        loop {
+            let kind = Some("overlay");
+            let options = Some(&*options);
+            match mount(kind, &target, kind, MsFlags::empty(), options) {
+                Err(nix::errno::Errno::EBUSY) if patience > 0 => patience -= 1,
+                result => return result.map_err(|e| e.to_string()),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// mount(2) takes one page of options; more layers than that go through fsconfig(2).

@@ -119,7 +119,7 @@ const SCRIPTS: &[Script] = &[
     }),
 ];
 
-fn level(path: &Path, node: &mut Node) -> bool {
+pub(super) fn level(path: &Path, node: &mut Node) -> bool {
     if node.mtime.0 > 1_000_000 {
         node.mtime = (0, 0);
     }
@@ -185,25 +185,35 @@ pub(super) fn upper_changes_hands(t: &Tree) {
         tree.option(option);
         tree.mount();
         script(&tree);
-        let before = Snapshot::of(&tree.at(""));
-        tree.umount();
-        tree.carry_by(other(t.carrier()));
-        if let Err(why) = tree.try_mount() {
-            skip(format!("the other side can't be mounted here: {why}"));
-        }
-        let label = format!("before, {option}: {name}");
-        before.assert_same(&label, &Snapshot::of(&tree.at("")), "the other side");
-        // What the one left unfinished, the other finishes.
-        for file in ["a", "m2", "e/a", "b3"] {
-            if tree.at(file).is_file() {
-                tree.append(file, "!");
-            }
-        }
-        let before = Snapshot::of(&tree.at(""));
-        tree.umount();
-        tree.carry_by(t.carrier());
-        tree.mount();
-        before.assert_same(&label, &Snapshot::of(&tree.at("")), "back again");
-        tree.finish();
+        hands_over(
+            &tree,
+            &format!("{option}: {name}"),
+            &["a", "m2", "e/a", "b3"],
+        );
     }
+}
+
+/// Mounts by the other side and back again: the tree is the same, and files can be written.
+pub(super) fn hands_over(tree: &Tree, label: &str, files: &[&str]) {
+    let first = tree.carrier();
+    let before = Snapshot::of(&tree.at(""));
+    tree.umount();
+    tree.carry_by(other(first));
+    if let Err(why) = tree.try_mount() {
+        skip(format!("the other side can't be mounted here: {why}"));
+    }
+    let label = format!("before, {label}");
+    before.assert_same(&label, &Snapshot::of(&tree.at("")), "the other side");
+    // What the one left unfinished, the other finishes.
+    for file in files {
+        if tree.at(file).is_file() {
+            tree.append(file, "!");
+        }
+    }
+    let before = Snapshot::of(&tree.at(""));
+    tree.umount();
+    tree.carry_by(first);
+    tree.mount();
+    before.assert_same(&label, &Snapshot::of(&tree.at("")), "back again");
+    tree.finish();
 }

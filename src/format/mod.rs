@@ -3,6 +3,7 @@
 //! Source: `Documentation/filesystems/overlayfs.rst` and `fs/overlayfs` of the Linux kernel.
 
 pub mod acl;
+pub mod index;
 pub mod metacopy;
 pub mod origin;
 pub mod override_stat;

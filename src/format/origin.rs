@@ -6,6 +6,7 @@ const MAGIC: u8 = 0xfb;
 const HEADER_LEN: usize = 21;
 const BIG_ENDIAN: u8 = 1;
 const ANY_ENDIAN: u8 = 2;
+const PATH_UPPER: u8 = 4;
 const KNOWN_FLAGS: u8 = 0b111;
 const OUR_ENDIAN: u8 = if cfg!(target_endian = "big") {
     BIG_ENDIAN
@@ -50,10 +51,19 @@ impl Origin {
 
     /// Writes a value; `None` where the handle is too long for it.
     pub fn format(&self) -> Option<Vec<u8>> {
+        self.format_with(OUR_ENDIAN)
+    }
+
+    /// Writes a value for an object of the upper layer.
+    pub fn format_upper(&self) -> Option<Vec<u8>> {
+        self.format_with(OUR_ENDIAN | PATH_UPPER)
+    }
+
+    fn format_with(&self, flags: u8) -> Option<Vec<u8>> {
         // The kernel pads a handle to whole words.
         let padded = self.handle.len().next_multiple_of(4);
         let len = u8::try_from(HEADER_LEN + padded).ok()?;
-        let mut value = vec![VERSION, MAGIC, len, OUR_ENDIAN, self.handle_type];
+        let mut value = vec![VERSION, MAGIC, len, flags, self.handle_type];
         value.extend_from_slice(&self.uuid);
         value.extend_from_slice(&self.handle);
         value.resize(usize::from(len), 0);

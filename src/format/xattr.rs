@@ -67,6 +67,16 @@ impl XattrNamespace {
         self.pick("user.overlay.metacopy", "trusted.overlay.metacopy")
     }
 
+    /// `nlink` on an indexed file.
+    pub fn nlink(self) -> &'static OsStr {
+        self.pick("user.overlay.nlink", "trusted.overlay.nlink")
+    }
+
+    /// `upper` on the index directory.
+    pub fn upper(self) -> &'static OsStr {
+        self.pick("user.overlay.upper", "trusted.overlay.upper")
+    }
+
     /// `uuid` on the upper layer's root.
     pub fn uuid(self) -> &'static OsStr {
         self.pick("user.overlay.uuid", "trusted.overlay.uuid")

@@ -4,7 +4,7 @@
 //! rename that replaces nothing. Killed at any moment, the upper shows the old state or the new
 //! one. Two copy-ups run side by side; who needs the same node waits for it, nobody else does.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use super::table::Key;
 use super::types::{Attr, Fault, FileKind};
 use super::work::{Durability, Temp, Work};
 use super::{Outcome, Union};
+use crate::format::index::Links;
 use crate::format::{self, IMPURE, metacopy};
 use crate::sys::{Errno, xattr};
 
@@ -66,9 +67,11 @@ impl Content {
 
 /// A finished copy in the work directory.
 pub(super) struct Copy<'w> {
-    temp: Temp<'w>,
+    pub(super) temp: Temp<'w>,
     /// A descriptor of it that can still be used once it has no name.
     file: Arc<OpenFile>,
+    /// What it is called in the index, if that is its place.
+    entry: Option<OsString>,
 }
 
 impl Union {
@@ -175,7 +178,11 @@ impl Union {
             (Some(place), _) => Content::From(self.data_spot(&place)?.0, data),
             (None, _) => Content::From(spot.clone(), data),
         };
-        let copy = self.build(work, &spot, &stat, &shown, &content)?;
+        let entry = match node.state.read().named {
+            true => self.entry_of(&spot, &stat),
+            false => None,
+        };
+        let copy = self.build(work, &spot, &stat, &shown, &content, entry)?;
         let elsewhere = match content {
             Content::From(..) => None,
             Content::Elsewhere(place) => Some(place),
@@ -199,6 +206,7 @@ impl Union {
         stat: &Stat,
         shown: &Attr,
         content: &Content,
+        entry: Option<OsString>,
     ) -> Outcome<Copy<'w>> {
         let temp = work.temp()?;
         let fault = |op| move |errno| work.fault(op, errno);
@@ -259,6 +267,7 @@ impl Union {
         let copy = Copy {
             temp,
             file: OpenFile::new(fd, access),
+            entry,
         };
         // The attributes come after data and owner, which take security.capability off, and
         // before the mode, which may forbid setting them.
@@ -267,8 +276,12 @@ impl Union {
             owner = Owner::ToBeRecorded;
         }
         self.copy_xattrs(work, spot, &copy)?;
-        if kind == FileKind::Directory || stat.st_nlink == 1 {
+        if kind == FileKind::Directory || stat.st_nlink == 1 || copy.entry.is_some() {
             self.mark_origin(work, spot, &copy)?;
+        }
+        if copy.entry.is_some() {
+            // As many as the lower one has.
+            self.set_links(&copy_spot(&copy), Links::Lower(0))?;
         }
         let elsewhere = matches!(content, Content::Elsewhere(_));
         if elsewhere {
@@ -343,11 +356,15 @@ impl Union {
         let has_its_data = node.kind == FileKind::Regular && elsewhere.is_none();
         let names = parent.names.write();
         let named = node.state.read().named;
+        let indexed = copy.entry.is_some();
         let real = if named {
             let Some(upper) = parent.upper.get() else {
                 return Err(Fault::merged("copy-up", Errno::STALE).named(&link.name));
             };
-            self.publish_in(upper, &link.name, copy)?;
+            match copy.entry.clone() {
+                None => self.publish_in(upper, &link.name, copy)?,
+                Some(entry) => self.publish_entry(&entry, copy, id)?,
+            }
             Real::Upper(id)
         } else if node.dir.is_some() {
             return Err(Fault::merged("copy-up", Errno::NOENT).named(&link.name));
@@ -360,7 +377,7 @@ impl Union {
                 let _ = dir.upper.set(upper.child(&link.name, id));
             }
         } else {
-            let keeps_number = origin.st_nlink == 1;
+            let keeps_number = origin.st_nlink == 1 || indexed;
             let mut state = node.state.write();
             if keeps_number {
                 if named {
@@ -382,6 +399,9 @@ impl Union {
         }
         if named {
             self.table.rekey(node, Key::Real(LayerIndex::Upper, id));
+        }
+        if let (true, true, Some(upper)) = (named, indexed, parent.upper.get()) {
+            self.link_up(upper, &link.name, id)?;
         }
         drop(names);
         Ok(())

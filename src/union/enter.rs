@@ -63,9 +63,15 @@ impl Union {
                     Real::Upper(id),
                 )
             }
+            Source::Index => {
+                let index = self.index.as_ref().ok_or_else(|| gone(name))?;
+                let ino = self.origins.get(id).ok_or_else(|| gone(name))?;
+                let key = Key::Real(LayerIndex::Upper, id);
+                (index.dir(), ino, key, Real::Upper(id))
+            }
             Source::Lower(slot) => {
                 let lower = &dir.lowers[usize::from(slot)];
-                let key = if stat.st_nlink > 1 && self.work.is_some() {
+                let key = if stat.st_nlink > 1 && self.work.is_some() && self.index.is_none() {
                     Key::name(parent.id, name)
                 } else {
                     Key::Real(lower.layer, id)
@@ -78,7 +84,11 @@ impl Union {
                 )
             }
         };
-        let record = self.record(real_dir, name, stat)?;
+        // Nothing is recorded where there is an index: both are the machine's root's.
+        let record = match source {
+            Source::Index => None,
+            _ => self.record(real_dir, name, stat)?,
+        };
         let mut attr = self.owners.show(ino, stat, record);
         let place = Place {
             parent,
@@ -91,6 +101,7 @@ impl Union {
             self.adopt(&node, parent, name, id);
         }
         attr.ino = node.state.read().ino;
+        self.show_union_links(&node, stat, &mut attr);
         if data.is_some() {
             self.recheck(&node, real_dir, name, source)?;
             self.show_data_blocks(&node, &mut attr);
@@ -255,6 +266,8 @@ impl Union {
                 .link
                 .as_ref()
                 .is_some_and(|link| !link.is(place.parent, place.name))
+            // With an index, the names of a hard-linked file are to find one node.
+            && (self.index.is_none() || node.dir.is_some())
     }
 
     /// Notes a name that a node was found under. A node whose own name has gone (another link was

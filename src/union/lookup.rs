@@ -51,6 +51,8 @@ pub(super) enum LowerAt {
 pub(super) enum Source {
     Upper,
     Lower(u16),
+    /// The index of hard links: the name is a lower file's, which was copied up by another.
+    Index,
 }
 
 /// A directory seen in one layer.
@@ -87,9 +89,18 @@ impl Union {
 
     /// Finds a name in the layers of a directory.
     pub(super) fn find(&self, dir: &DirPart, name: &OsStr) -> Outcome<Option<Found>> {
-        if self.follow.is_on() {
-            return self.find_following(dir, name);
+        let found = if self.follow.is_on() {
+            self.find_following(dir, name)?
+        } else {
+            self.find_plain(dir, name)?
+        };
+        match found {
+            Some(found) if self.index.is_some() => self.through_index(dir, name, found).map(Some),
+            found => Ok(found),
         }
+    }
+
+    fn find_plain(&self, dir: &DirPart, name: &OsStr) -> Outcome<Option<Found>> {
         let mut upper = None;
         if let Some(real) = dir.upper.get()
             && let Some(stat) = real.stat(name)?

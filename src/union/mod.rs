@@ -12,6 +12,8 @@ mod copy_data;
 mod copy_up;
 mod descriptors;
 mod enter;
+mod index;
+mod index_open;
 mod layer;
 mod listing;
 mod locks;
@@ -42,6 +44,7 @@ use crate::format::XattrNamespace;
 use crate::format::override_stat::{self, OverrideStat};
 use crate::sys::{Errno, memory};
 use aliases::Aliases;
+use index::Index;
 use layer::{Ground, LayerIndex, RealDir};
 use listing::Listings;
 use node::{DirPart, Node, Real};
@@ -81,6 +84,8 @@ pub struct Union {
     /// Nodes dropped so far.
     dropped: AtomicUsize,
     follow: Follow,
+    /// Present with `index=on`.
+    index: Option<Index>,
 }
 
 impl Union {
@@ -159,6 +164,11 @@ impl Union {
             dir: dir.clone(),
             name: name.into(),
         };
+        if let (Real::Upper(id), Some(index)) = (&state.real, &self.index)
+            && let Some(spot) = index.spot(*id)
+        {
+            return Ok(spot);
+        }
         match (&state.real, parent) {
             (Real::Detached(file), _) => Ok(Spot::Open(file.clone())),
             (Real::Upper(_), Some((parent, name))) if parent.upper.get().is_some() => {
@@ -227,6 +237,7 @@ impl Union {
         let record = self.record_at(spot, stat);
         let mut attr = self.owners.show(node.state.read().ino, stat, record);
         self.show_data_blocks(node, &mut attr);
+        self.show_union_links(node, stat, &mut attr);
         match &node.dir {
             Some(dir) if dir.is_merged() => attr.nlink = 1,
             // The lower file is still there, for us alone.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::layer::{Ground, RealDir, RealId};
@@ -31,6 +31,15 @@ pub(super) enum FsUuids {
     Their,
     /// None (`uuid=off`): layers may be copied to another one.
     None,
+}
+
+impl FsUuids {
+    fn of(self, on: BorrowedFd<'_>) -> Option<Uuid> {
+        match self {
+            FsUuids::Their => handle::fs_uuid(on).ok(),
+            FsUuids::None => Some(Uuid::default()),
+        }
+    }
 }
 
 /// A file system that lower layers lie on.
@@ -102,35 +111,52 @@ impl Origins {
         })
     }
 
+    /// What an `origin` names, if it is still there.
+    pub(super) fn stat(&self, value: &[u8]) -> Option<rustix::fs::Stat> {
+        self.open(value).map(|(_, stat)| stat)
+    }
+
+    /// The value of `upper` for a directory of the upper layer.
+    pub(super) fn describe_upper(&self, dir: BorrowedFd<'_>, uuids: FsUuids) -> Option<Vec<u8>> {
+        let handle = handle::of(dir, OsStr::new(".")).ok()?;
+        let origin = Origin {
+            uuid: uuids.of(dir)?,
+            handle_type: u8::try_from(handle.kind).ok()?,
+            handle: handle.bytes,
+        };
+        origin.format_upper()
+    }
+
     /// The number of the object that the value of an `origin` names, if it is still there and of
     /// the same type.
     pub(super) fn resolve(&self, ground: &Ground, value: &[u8], mode: u32) -> Option<Ino> {
+        let (index, stat) = self.open(value)?;
+        let same_type = stat.st_mode & libc::S_IFMT == mode & libc::S_IFMT;
+        same_type.then(|| ground.numbers.ino(index, stat.st_ino))
+    }
+
+    fn open(&self, value: &[u8]) -> Option<(FsIndex, rustix::fs::Stat)> {
         let origin = Origin::parse(value)?;
         let handle = Handle {
             kind: i32::from(origin.handle_type),
             bytes: origin.handle,
         };
-        let on = self
+        let mut on = self
             .file_systems
             .iter()
             .filter(|known| known.uuid == origin.uuid);
-        on.filter_map(|known| {
+        on.find_map(|known| {
             let object = handle::open(known.mount.as_fd(), &handle).ok()?;
             let stat = rustix::fs::fstat(&object).ok()?;
-            let same_type = stat.st_mode & libc::S_IFMT == mode & libc::S_IFMT;
-            same_type.then(|| ground.numbers.ino(known.index, stat.st_ino))
+            Some((known.index, stat))
         })
-        .next()
     }
 }
 
 impl LowerFs {
     fn of(lower: &RealDir, uuids: FsUuids) -> Option<Self> {
         let root = lower.open().ok()?;
-        let uuid = match uuids {
-            FsUuids::Their => handle::fs_uuid(root.as_fd()).ok()?,
-            FsUuids::None => Uuid::default(),
-        };
+        let uuid = uuids.of(root.as_fd())?;
         // Only a handle that can be opened again is worth writing: the kernel asks the same.
         let handle = handle::of(root.as_fd(), OsStr::new(".")).ok()?;
         handle::open(root.as_fd(), &handle).ok()?;

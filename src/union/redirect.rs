@@ -62,7 +62,9 @@ impl Follow {
             redirects,
             makes_redirects,
             metacopy,
-            layers_are_fixed: makes_redirects || options.xino == Some(Xino::On),
+            layers_are_fixed: makes_redirects
+                || options.xino == Some(Xino::On)
+                || options.index == Some(Switch::On),
             roots,
             data,
             doubled: AtomicBool::new(false),
@@ -286,10 +288,11 @@ impl Union {
     }
 
     /// Makes what is about to leave its place in the upper layer, or to get another name, find
-    /// its lower part again. `EXDEV` where that can't be written down.
+    /// its lower part again. `called` is its name in the merged tree, `name` one that it has in
+    /// `upper`. `EXDEV` where that can't be written down.
     pub(super) fn set_redirect(
         &self,
-        parent: &Arc<Node>,
+        (parent, called): (&Arc<Node>, &OsStr),
         upper: &Arc<RealDir>,
         name: &OsStr,
         reach: Reach,
@@ -303,8 +306,8 @@ impl Union {
             _ => {}
         }
         let redirect = match reach {
-            Reach::SameDirectory => Redirect::Name(name.to_os_string()),
-            Reach::Anywhere => Redirect::Path(self.lower_path(parent, name, own)?),
+            Reach::SameDirectory => Redirect::Name(called.to_os_string()),
+            Reach::Anywhere => Redirect::Path(self.lower_path(parent, called, own)?),
         };
         let value = redirect.format().ok_or_else(fault)?;
         let file = upper.open()?;

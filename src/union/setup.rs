@@ -12,6 +12,7 @@ use rustix::process::Resource;
 
 use super::aliases::Aliases;
 use super::descriptors::Descriptors;
+use super::index_open::Belongings;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
 use super::listing::Listings;
 use super::node::{DirPart, Node, Real, State};
@@ -25,10 +26,10 @@ use super::watch::Watcher;
 use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
-use crate::format::{MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
-use crate::options::{Fsync, Options, Uuid};
+use crate::format::{INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
+use crate::options::{Fsync, Options, Switch, Uuid};
 use crate::sys::privilege::Privilege;
-use crate::sys::{Errno, xattr};
+use crate::sys::{Errno, tree, xattr};
 use crate::{Error, Result};
 
 /// What a merged tree is made of.
@@ -107,7 +108,9 @@ impl Union {
             Some((upper, base, work_path)) => {
                 let upper_path = options.upper.as_deref().unwrap_or(work_path);
                 work::lock(&upper, upper_path)?;
-                refuse_indexed(&upper, upper_path, namespace)?;
+                if options.index != Some(Switch::On) {
+                    refuse_indexed((&upper, upper_path), (&base, work_path), namespace)?;
+                }
                 let durability = match options.fsync {
                     Fsync::Auto => Durability::Synced,
                     Fsync::Strict => Durability::Strict,
@@ -142,6 +145,21 @@ impl Union {
             _ => FsUuids::Their,
         };
         let origins = Origins::new(namespace, &lower_dirs, uuids);
+        let index = match (&upper_dir, &work, options.index) {
+            (Some(upper), Some(work), Some(Switch::On)) => {
+                let belongings = Belongings {
+                    namespace,
+                    origins: &origins,
+                    uuids,
+                    options,
+                    work: work.base(),
+                    upper,
+                    lower: &lower_dirs[0],
+                };
+                Some(belongings.open(&ground)?)
+            }
+            _ => None,
+        };
         let by_default = namespace == XattrNamespace::Trusted && kernel_follows_redirects();
         let follow = Follow::new(options, by_default, lower_dirs.clone(), data_dirs);
         let part = DirPart::new(upper_dir, lower_dirs);
@@ -168,6 +186,7 @@ impl Union {
             watcher: Watcher::default(),
             dropped: AtomicUsize::new(0),
             follow,
+            index,
         })
     }
 
@@ -273,11 +292,19 @@ fn kernel_follows_redirects() -> bool {
 }
 
 /// An upper whose root names its lower was written with `index=on`.
-fn refuse_indexed(upper: &OwnedFd, path: &Path, namespace: XattrNamespace) -> Result<()> {
+fn refuse_indexed(
+    (upper, path): (&OwnedFd, &Path),
+    (work, work_path): (&OwnedFd, &Path),
+    namespace: XattrNamespace,
+) -> Result<()> {
+    const WHY: &str = "it was written with index=on, whose hard links need that option";
+    const STEP: &str = "opening the upper layer";
+    let names = tree::list(work.as_fd(), OsStr::new(INDEX)).context(STEP, work_path.join(INDEX))?;
+    if names.is_some_and(|names| !names.is_empty()) {
+        return Err(Error::usage(STEP).at(path).because(WHY));
+    }
     match xattr::fget(upper.as_fd(), namespace.origin()) {
-        Ok(value) if !value.is_empty() => Err(Error::usage("opening the upper layer")
-            .at(path)
-            .because("it was written with index=on, whose hard links need that option")),
+        Ok(value) if !value.is_empty() => Err(Error::usage(STEP).at(path).because(WHY)),
         _ => Ok(()),
     }
 }

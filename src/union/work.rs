@@ -13,7 +13,7 @@ use super::locks::{OrderedMutex, Rank};
 use super::spot::Spot;
 use super::types::{Fault, Place};
 use crate::error::Context;
-use crate::format::{INCOMPAT, INDEX, WORK};
+use crate::format::{INCOMPAT, WORK};
 use crate::sys::{self, Errno, from_io, tree};
 use crate::{Error, Result};
 
@@ -68,11 +68,6 @@ impl Work {
     ) -> Result<Self> {
         const STEP: &str = "preparing the work directory";
         lock(&base, path)?;
-        if holds_anything(&base, OsStr::new(INDEX)).context(STEP, path.join(INDEX))? {
-            return Err(Error::usage(STEP).at(path.join(INDEX)).because(
-                "the upper was written with index=on, whose hard links need that option",
-            ));
-        }
         if let Some(feature) = first_incompat(&base).context(STEP, path.join(WORK))? {
             let error = Error::usage(STEP)
                 .at(path.join(WORK).join(INCOMPAT).join(&feature))
@@ -136,6 +131,12 @@ impl Work {
         }
     }
 
+    /// `workdir`.
+    pub(super) fn base(&self) -> BorrowedFd<'_> {
+        self.base.as_fd()
+    }
+
+    /// `workdir/work`.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -288,10 +289,6 @@ pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
             .at(path)
             .errno(errno)),
     }
-}
-
-fn holds_anything(base: &OwnedFd, name: &OsStr) -> Result<bool, Errno> {
-    Ok(tree::list(base.as_fd(), name)?.is_some_and(|names| !names.is_empty()))
 }
 
 fn first_incompat(base: &OwnedFd) -> Result<Option<OsString>, Errno> {

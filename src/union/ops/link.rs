@@ -40,14 +40,10 @@ impl Union {
         };
         if self.data_place(&node).is_some() {
             // Its names may come to be in different directories.
-            let above = node
-                .state
-                .read()
-                .link
-                .as_ref()
-                .map(|link| link.parent.clone());
-            let above = above.ok_or_else(|| Fault::merged("link", Errno::NOENT).named(name))?;
-            self.set_redirect(&above, &from, &old_name, Reach::Anywhere)?;
+            let link = node.state.read().link.clone();
+            let link = link.ok_or_else(|| Fault::merged("link", Errno::NOENT).named(name))?;
+            let here = (&link.parent, &*link.name);
+            self.set_redirect(here, &from, &old_name, Reach::Anywhere)?;
         }
         let from = from.open()?;
         let to = upper.open()?;

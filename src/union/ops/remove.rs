@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat};
 
 use super::super::descriptors::{Access, OpenFile};
+use super::super::index::Remaining;
 use super::super::layer::{LayerIndex, RealDir, RealId};
 use super::super::lookup::{Found, Source, check_name};
 use super::super::node::{DirPart, Node, Real};
@@ -23,6 +24,11 @@ impl Union {
         check_name(name)?;
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
         let upper = self.upper_dir(&parent, &dir)?;
+        let here = DirNode {
+            node: parent.clone(),
+            dir: dir.clone(),
+        };
+        self.claim(&here, name)?;
         let _names = dir.names.write();
         let Some(Found::Leaf { source, stat, .. }) = self.find(&dir, name)? else {
             let errno = if self.find(&dir, name)?.is_some() {
@@ -221,6 +227,10 @@ impl Union {
                     self.table.find(&Key::Real(LayerIndex::Upper, id), ino),
                 )
             }
+            // It was claimed before the names were locked.
+            Source::Index => {
+                return Err(Fault::merged("removing a link", Errno::STALE).named(name));
+            }
             Source::Lower(slot) => {
                 let real = &dir.lowers[usize::from(slot)];
                 let ino = self.ground.numbers.ino(id.fs, id.ino);
@@ -229,21 +239,34 @@ impl Union {
                 (Some(real), by_name.or_else(by_id))
             }
         };
-        let last = source == Source::Upper && stat.st_nlink <= 1;
+        let remaining = match source {
+            Source::Upper => self.remaining(id)?,
+            _ => Remaining::NotIndexed,
+        };
+        let last = match remaining {
+            Remaining::NotIndexed => source == Source::Upper && stat.st_nlink <= 1,
+            Remaining::Names => false,
+            Remaining::None => true,
+        };
         let mut parting = Parting {
             node: None,
             held: None,
             last: last.then_some(id),
             left: (source == Source::Upper && !last).then_some(id),
+            entry: (remaining == Remaining::None).then_some(id),
         };
         let Some(node) = node else { return Ok(parting) };
+        if remaining == Remaining::Names {
+            // It is reached by its entry.
+            return Ok(parting);
+        }
         let is_its_name = node
             .state
             .read()
             .link
             .as_ref()
             .is_some_and(|link| link.is(parent, name));
-        if !is_its_name {
+        if !is_its_name && remaining == Remaining::NotIndexed {
             self.aliases.remove(node.id, parent.id, name);
             return Ok(parting);
         }
@@ -294,6 +317,9 @@ impl Union {
             // The file system may give the number to another file once this one is closed.
             self.origins.remove(id);
         }
+        if let Some(id) = parting.entry {
+            self.drop_entry(id);
+        }
         let Some(node) = parting.node else { return };
         {
             let mut state = node.state.write();
@@ -320,4 +346,6 @@ pub(super) struct Parting {
     last: Option<RealId>,
     /// The object, if it has more names.
     left: Option<RealId>,
+    /// The object whose entry in the index goes, too.
+    entry: Option<RealId>,
 }

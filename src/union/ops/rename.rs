@@ -66,6 +66,10 @@ impl Union {
             if replaces_dir && !new_parent.node.is_upper() {
                 self.refuse_full_target(&new_parent, new_name)?;
             }
+            self.claim(&old_parent, name)?;
+            if mode != RenameMode::NoReplace {
+                self.claim(&new_parent, new_name)?;
+            }
             // Only now that neither side refuses, and before the locks: copies can take long.
             for (node, name) in [(Some(&moving), name), (swapped.as_ref(), new_name)] {
                 if let Some(node) = node {
@@ -254,7 +258,8 @@ impl Union {
         };
         if has_lower {
             let reach = self.reach(from, moving, to)?;
-            self.set_redirect(&from.parent.node, from.upper, from.name, reach)?;
+            let here = (&from.parent.node, from.name);
+            self.set_redirect(here, from.upper, from.name, reach)?;
         } else if moving.dir.is_some() && over_lower {
             let file = from.upper.open()?;
             self.mark_opaque(file.as_fd(), from.name)
