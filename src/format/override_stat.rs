@@ -36,8 +36,8 @@ impl OverrideStat {
     pub fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let mut parts = text.trim_end_matches('\0').split(':');
-        let uid = parts.next()?.parse().ok()?;
-        let gid = parts.next()?.parse().ok()?;
+        let uid = id(parts.next()?)?;
+        let gid = id(parts.next()?)?;
         let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
         let kind = match parts.next() {
             None => None,
@@ -63,6 +63,11 @@ impl OverrideStat {
         }
         text.into_bytes()
     }
+}
+
+/// An owner or group. The highest number isn't one: chown(2) takes it for "leave it".
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 impl Kind {
@@ -130,6 +135,8 @@ mod tests {
             "0:0:0999",
             "0:0:0755:door",
             "0:0:0755:file:x",
+            "4294967295:0:0755",
+            "0:4294967295:0755",
         ] {
             assert_eq!(OverrideStat::parse(text.as_bytes()), None, "{text}");
         }

@@ -112,6 +112,10 @@ impl Spot {
     }
 
     pub(super) fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        // The highest number means "leave it" to the call, and nobody's id to everybody else.
+        if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+            return Err(Errno::INVAL);
+        }
         let uid = uid.map(Uid::from_raw);
         let gid = gid.map(Gid::from_raw);
         match self {

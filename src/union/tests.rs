@@ -30,6 +30,10 @@ fn os(name: &str) -> &OsStr {
 impl Tree {
     /// A tree over `lowers`, each filled by its closure; always with user attributes.
     fn new(lowers: &[&dyn Fn(&std::path::Path)]) -> Self {
+        Self::with_owners(Owners::Real, lowers)
+    }
+
+    fn with_owners(owners: Owners, lowers: &[&dyn Fn(&std::path::Path)]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
         let mut lower = Vec::new();
@@ -50,6 +54,7 @@ impl Tree {
         };
         let setup = Setup {
             options,
+            owners,
             ..Setup::default()
         };
         let union = Arc::new(Union::open(&setup).unwrap());
@@ -297,4 +302,84 @@ fn the_work_directory_is_left_empty_and_locked_while_in_use() {
     tree.union.close().unwrap();
     let work = tree.scratch.path().join("work/work");
     assert_eq!(fs::read_dir(work).unwrap().count(), 0);
+}
+
+/// Records that say what can't be: of another type than the object, malformed, too long.
+#[test]
+fn records_of_owners_with_wrong_values_do_no_harm() {
+    let values: &[&[u8]] = &[
+        b"",
+        b":",
+        b"0:0",
+        b"0:0:",
+        b"0:0:0755:dir",
+        b"0:0:0644:file",
+        b"0:0:0777:symlink",
+        b"0:0:0644:pipe",
+        b"0:0:0644:socket",
+        b"0:0:0000:char-0-0",
+        b"0:0:0600:char-4294967295-4294967295",
+        b"0:0:0600:block-1",
+        b"4294967295:4294967295:0177777",
+        b"99999999999999999999:0:0644",
+        b"-1:-1:-1",
+        b"0:0:0644:file:file",
+        b"\xff:\xff:\xff",
+        b"0:0:0644\0\0\0",
+        &[b'7'; 2000],
+    ];
+    let fill = |dir: &std::path::Path| {
+        for (number, value) in values.iter().enumerate() {
+            let [file, inner] = ["f", "d"].map(|kind| dir.join(format!("{kind}{number}")));
+            fs::write(&file, "text").unwrap();
+            fs::create_dir(&inner).unwrap();
+            fs::write(inner.join("x"), "x").unwrap();
+            for path in [file, inner] {
+                let flags = rustix::fs::XattrFlags::empty();
+                rustix::fs::setxattr(path, override_stat::NAME, value, flags).unwrap();
+            }
+        }
+    };
+    // In a lower layer, and in the upper one.
+    for in_upper in [false, true] {
+        let lower = |dir: &std::path::Path| {
+            if !in_upper {
+                fill(dir);
+            }
+        };
+        let tree = Tree::with_owners(Owners::FakeRoot, &[&lower]);
+        if in_upper {
+            fill(&tree.scratch.path().join("upper"));
+        }
+        let (union, root) = (&tree.union, NodeId::ROOT);
+        assert_eq!(tree.names(root).len(), values.len() * 2);
+        for (number, kind) in (0..values.len()).flat_map(|n| [(n, "f"), (n, "d")]) {
+            let name = format!("{kind}{number}");
+            // A record may say that this is a whiteout; nothing follows from that.
+            let Some(entry) = union.lookup(root, os(&name)).unwrap() else {
+                panic!("{name} is hidden");
+            };
+            let mut buffer = [0; 8];
+            let _ = union.read(entry.id, 0, &mut buffer);
+            let _ = union.readlink(entry.id);
+            let _ = union.readdir(entry.id, 0, &mut |_| Flow::Took);
+            let _ = union.lookup(entry.id, os("x"));
+            let _ = union.write(entry.id, 0, b"new", KillPriv::Keep);
+            let change = SetAttr {
+                perm: Some(0o600),
+                uid: Some(1),
+                size: Some(2),
+                ..SetAttr::default()
+            };
+            let _ = union.setattr(me(), entry.id, &change);
+            let _ = union.make(me(), entry.id, os("n"), NewKind::Regular, 0o644, 0);
+            let _ = union.link(entry.id, root, os("link"));
+            let _ = union.unlink(root, os("link"));
+            let _ = union.rename(root, os(&name), root, os("moved"), RenameMode::Replace);
+            let _ = union.unlink(root, os("moved"));
+            let _ = union.rmdir(root, os("moved"));
+            union.getattr(root).unwrap();
+        }
+        union.close().unwrap();
+    }
 }
