@@ -13,6 +13,8 @@ const COMPARED: Limit = Limit::Fuse("it is the kernel that is compared with");
 cases! {
     on_lower_objects: COMPARED,
     on_upper_objects: COMPARED,
+    on_lower_objects_that_lead_elsewhere: COMPARED,
+    on_upper_objects_that_lead_elsewhere: COMPARED,
     on_the_layers_roots: COMPARED,
     one_that_is_as_long_as_can_be: COMPARED,
 }
@@ -156,14 +158,20 @@ fn plant_marked(t: &Tree, layer: &Path, dir: &str, kind: &str, value: &[u8]) {
 /// Where we do better: once a directory of the upper holds something copied up, the kernel looks
 /// each of its names up while it lists it, and one that it refuses makes the listing fail, one
 /// whited out by an attribute goes from it. We list what is there, before and after.
+///
+/// And where FUSE can't do the same: of a metadata copy that is smaller than its data, the kernel
+/// reads more than its size.
 fn is_known(kernel: &str, ours: &str) -> bool {
+    if kernel.starts_with("metacopy-") && kernel.contains("/e =0 ") {
+        return ours.ends_with("/e =0 ");
+    }
     let listing = |said: &str| said.split_once(": ").map(|(_, list)| list.to_owned());
     match (listing(kernel), listing(ours)) {
         (Some(kernel_list), Some(list)) if kernel.starts_with("metacopy-") => {
             kernel_list.starts_with('<') && !list.starts_with('<')
         }
         (Some(_), Some(list)) if kernel.starts_with("whiteout-") => {
-            kernel.contains(" at the end: ") && list == "e"
+            kernel.contains(" at the end: ") && list.split(' ').any(|name| name == "e")
         }
         _ => false,
     }
@@ -219,6 +227,29 @@ fn on_lower_objects(t: &Tree) {
 
 fn on_upper_objects(t: &Tree) {
     compare_in(t, |tree| tree.upper(""));
+}
+
+/// Where redirects and metadata copies are followed. Some of the values would lead out of the layer.
+fn compare_following(t: &Tree, layer: impl Fn(&Tree) -> PathBuf) {
+    if !t.is_real_root() {
+        skip("they are followed for the machine's root only");
+    }
+    compare_in(t, |tree| {
+        tree.option("redirect_dir=on");
+        tree.option("metacopy=on");
+        // What the wrong values would find outside of the layer, beside it.
+        fs::create_dir_all(tree.beside("outside/d")).unwrap();
+        fs::write(tree.beside("outside/secret"), "secret").unwrap();
+        layer(tree)
+    });
+}
+
+fn on_lower_objects_that_lead_elsewhere(t: &Tree) {
+    compare_following(t, |tree| tree.layer(0));
+}
+
+fn on_upper_objects_that_lead_elsewhere(t: &Tree) {
+    compare_following(t, |tree| tree.upper(""));
 }
 
 /// What says something of a whole layer, or should.
