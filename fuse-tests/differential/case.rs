@@ -69,11 +69,18 @@ impl Case {
     fn part_privileges(&mut self, keep: bool) {
         if keep {
             let maps = self.power == Power::Root;
-            self.steps.retain(|step| match &step.op {
-                Op::Map { .. } => maps,
-                Op::Setxattr { name, .. } => *name != "security.capability",
-                _ => true,
-            });
+            for step in &mut self.steps {
+                let leave = match &step.op {
+                    Op::Map { .. } => maps,
+                    Op::Setxattr { name, .. } => *name != "security.capability",
+                    _ => true,
+                };
+                if !leave {
+                    step.op = Op::Readdir {
+                        on: On::Path(PathBuf::from(".")),
+                    };
+                }
+            }
             return;
         }
         for entry in &mut self.entries {
