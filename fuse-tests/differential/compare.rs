@@ -103,9 +103,9 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
     Ok(tree)
 }
 
-/// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off, an
-/// `opaque` that it needn't have set. What a mark means shows when each mounts the other's upper.
-pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power) {
+/// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off or
+/// set `in_vain`, an `opaque` that it needn't have set. What a mark means shows when each mounts the other's upper.
+pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power, in_vain: bool) {
     let impure = format!("{}=y", power.private("impure"));
     let opaque = format!("{}=y", power.private("opaque"));
     for (path, ours) in overfall {
@@ -114,6 +114,9 @@ pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power
         };
         if !theirs.lines.contains(&impure) {
             ours.lines.retain(|line| *line != impure);
+        }
+        if in_vain && !ours.lines.contains(&impure) {
+            theirs.lines.retain(|line| *line != impure);
         }
         if !ours.lines.contains(&opaque) {
             theirs.lines.retain(|line| *line != opaque);
@@ -138,6 +141,8 @@ pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
 pub(crate) struct Pairs {
     /// Whether the kernel's numbers can't be relied on any more.
     pub(crate) blind: bool,
+    /// Whether the kernel may have prepared a copy-up that then failed.
+    pub(crate) in_vain: bool,
     to_theirs: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
     to_ours: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
 }

@@ -15,6 +15,8 @@
 //!   copy-up shows old data in the kernel's overlay and new data in overfall.
 //! - In a user namespace, a write through a mapping takes setuid and setgid off: what the kernel
 //!   writes back comes from our server, which isn't the machine's root. A case has one or the other.
+//! - Root's write to a file with capabilities takes setuid and setgid off with them: FUSE doesn't
+//!   tell it from chown(2) to nobody. A case has one or the other.
 //! - The value of `origin` is a file handle or empty, as the mounter's rights allow.
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.

@@ -97,14 +97,14 @@ impl Union {
     /// What a request to change nothing means: the kernel has found that privileges must go off the
     /// file that the caller writes to, allocates in or gives to its own owner again, and leaves it
     /// to us. The last is not for everybody, and the others drop privileges themselves: so it is
-    /// done for the owner and root alone.
+    /// done for the owner and root alone. For root's write to a file with capabilities (the kernel
+    /// has taken them off by now) that is more than was meant, and on the safe side.
     fn kill_privileges(&self, node: &Arc<Node>, caller: Caller) -> Outcome<()> {
         let (spot, stat) = self.spot_and_stat(node)?;
         let shown = self.attr_of(node, &spot, &stat);
         if lacks_fsetid(caller) && caller.uid != shown.uid {
             return Ok(());
         }
-        // The file system takes off capabilities, too.
         spot.chown(None, None)
             .map_err(|errno| spot.fault("dropping privileges", errno))?;
         let gid = if lacks_fsetid(caller) {
