@@ -98,7 +98,10 @@ fn closing(fault: &Fault) -> Error {
         .because(fault.to_string())
 }
 
-/// Two at least: a request may wait for another one that it caused itself.
+/// More than there are processors: a copy-up or an fsync holds its loop until the disk has
+/// answered, and nobody else is to wait for it.
 fn event_loops() -> usize {
-    thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 8))
+    const FEWEST: usize = 8;
+    const MOST: usize = 16;
+    thread::available_parallelism().map_or(FEWEST, |cpus| cpus.get().clamp(FEWEST, MOST))
 }
