@@ -113,10 +113,10 @@ fn bad_input_is_one_line(place: &Place) -> Verdict {
                 "--backend",
                 "fuse",
                 "-o",
-                "lowerdir=lower:upper,redirect_dir=on",
+                "lowerdir=lower:upper,nfs_export=on",
                 "merged",
             ],
-            "redirect_dir=on",
+            "nfs_export=on",
         ),
     ];
     for (arguments, word) in bad {
