@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use overfall::format::index::{Links, entry_name, origin_of};
 use overfall::format::metacopy;
 use overfall::format::origin::Origin;
 use overfall::format::override_stat::OverrideStat;
@@ -41,12 +42,13 @@ pub(crate) fn formats(data: &[u8]) {
     let Some((which, value)) = data.split_first() else {
         return;
     };
-    match which % 6 {
+    match which % 7 {
         0 => origin(value),
         1 => list(value),
         2 => record(value),
         3 => name(value),
         4 => redirect(value),
+        6 => links(value),
         _ => drop(metacopy::check(value)),
     }
 }
@@ -76,6 +78,16 @@ fn list(value: &[u8]) {
         if let Some(access) = inherited.access {
             assert_eq!(access.len(), value.len());
         }
+    }
+}
+
+/// A link count, and the name of an entry.
+fn links(value: &[u8]) {
+    if let Some(links) = Links::parse(value) {
+        assert_eq!(Links::parse(&links.format()), Some(links));
+    }
+    if let Some(origin) = origin_of(OsStr::from_bytes(value)) {
+        assert!(entry_name(&origin).as_bytes().eq_ignore_ascii_case(value));
     }
 }
 

@@ -63,7 +63,7 @@ impl Union {
         };
         let result = (|| {
             let replaces_dir = mode == RenameMode::Replace && moving.dir.is_some();
-            if replaces_dir && !new_parent.node.is_upper() {
+            if replaces_dir && !(new_parent.node.is_upper() && moving.is_upper()) {
                 self.refuse_full_target(&new_parent, new_name)?;
             }
             self.claim(&old_parent, name)?;
@@ -127,7 +127,10 @@ impl Union {
             return Ok(());
         };
         let child = self.entered_dir(&parent.node, &parent.dir, name, found)?;
-        let refused = {
+        // One that is the upper layer's alone refuses by itself, when all is copied up.
+        let refused = if child.dir.lowers.is_empty() {
+            Ok(())
+        } else {
             let _child_names = child.dir.names.write();
             self.refuse_full("rename", name, &child)
         };
