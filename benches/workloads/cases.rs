@@ -112,6 +112,6 @@ cases! {
     "chown -R", 1.5, Tree, Changes, ["chown"], programs::chown_recursive;
     "cp -a in the tree", 1.5, Tree, Changes, ["cp"], programs::copy_tree;
     "du -s, first", 1.5, Tree, Reads, ["du"], programs::du_first;
-    "find | xargs grep, first", 1.5, Tree, Reads, ["find", "xargs", "grep"], programs::grep;
+    "find and grep, first", 1.5, Tree, Reads, ["find", "xargs", "grep"], programs::grep;
     "sqlite transactions", 1.5, Database, Changes, ["sqlite3"], programs::sqlite;
 }
