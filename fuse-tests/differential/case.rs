@@ -13,7 +13,7 @@ use super::execute::{Hands, Outcome};
 use super::known::{self, Then};
 use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
-use super::ops::{self, On, Op, Step};
+use super::ops::{self, On, Op, SLOTS, Step};
 use super::random::Random;
 use super::side::{self, Carrier, Mounted};
 
@@ -295,14 +295,14 @@ impl Case {
                 if known.then == Then::End {
                     return Err(plain(ENDED, known.why));
                 }
-                if let (Then::Close, [On::Slot(slot), ..]) = (known.then, &objects(&step.op)[..]) {
-                    let op = Op::Close { slot: *slot };
-                    pairs.part(&kernel.parting(&op), &overfall.parting(&op));
-                    kernel.execute(&Step {
-                        op: op.clone(),
-                        ..*step
-                    });
-                    overfall.execute(&Step { op, ..*step });
+                if known.then == Then::Close {
+                    for slot in 0..SLOTS {
+                        let op = Op::Close { slot };
+                        pairs.part(&kernel.parting(&op), &overfall.parting(&op));
+                        let step = Step { op, ..*step };
+                        kernel.execute(&step);
+                        overfall.execute(&step);
+                    }
                 }
                 return Ok(());
             }

@@ -101,6 +101,11 @@ impl Hands {
             result
         });
         rustix::process::umask(Mode::from_raw_mode(0o022));
+        if let (Op::Rename { from, .. }, Err(error)) = (&step.op, &result)
+            && matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST))
+        {
+            self.after_full_target(from);
+        }
         let result = result.and_then(|text| self.afterwards(&step.op).map(|()| text));
         let result = result.map_err(|error| error.raw_os_error().unwrap_or(EMPTY));
         Outcome { result, identity }
@@ -123,6 +128,22 @@ impl Hands {
             }
         }
         Ok(())
+    }
+
+    /// ext4 has touched the directory of the source by the time it refuses to rename over a full
+    /// one, if a whiteout was to be left; we refuse before. The source being a directory of the
+    /// upper layer alone, this copies nothing up.
+    fn after_full_target(&self, from: &Path) {
+        let path = self.at(from);
+        let parent = path.parent().unwrap_or(&self.root);
+        if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            let now = timespec(Moment::Now);
+            let times = Timestamps {
+                last_access: now,
+                last_modification: now,
+            };
+            let _ = rustix::fs::utimensat(CWD, parent, &times, AtFlags::empty());
+        }
     }
 
     fn at(&self, path: &Path) -> PathBuf {
@@ -228,7 +249,9 @@ impl Hands {
             }
             Op::Truncate { on, size } => match self.object(on)? {
                 Object::Path(path) => {
-                    if rustix::fs::stat(&path).is_ok_and(|stat| stat.st_size as u64 == *size) {
+                    if std::fs::metadata(&path)
+                        .is_ok_and(|meta| meta.is_file() && meta.len() == *size)
+                    {
                         return Ok("has that size".into());
                     }
                     Ok(nix::unistd::truncate(&path, *size as i64).map(done)?)

@@ -10,6 +10,8 @@
 //! - Special files aren't changed through descriptors: the kernel copies up one that was unlinked
 //!   and gives it its name back.
 //! - A mapping is synced after each write: FUSE sets the time of the last change only then.
+//! - A rename over a full directory that fails may touch the source's directory on ext4; both sides
+//!   do after it.
 //! - Directories aren't read(2): the error depends on where a listing left the descriptor.
 //! - Shared mappings are kept only of descriptors open for writing: a mapping made before the
 //!   copy-up shows old data in the kernel's overlay and new data in overfall.
@@ -50,7 +52,7 @@ pub(crate) struct Known {
 pub(crate) enum Then {
     /// As if nothing had been.
     GoOn,
-    /// Without the descriptor: in it the two sides have drifted apart.
+    /// Without the open descriptors: in one of them, or more, the two sides have drifted apart.
     Close,
     /// Not at all: the trees have drifted apart.
     End,
@@ -88,8 +90,11 @@ const KNOWN: &[Known] = &[
                 _ => return false,
             };
             matches!(on, On::Slot(_))
-                && matches!(kernel.result, Err(libc::EEXIST | libc::ENOENT))
-                && overfall.result.is_ok()
+                && matches!(
+                    kernel.result,
+                    Err(libc::EEXIST | libc::ENOENT | libc::ENOTDIR)
+                )
+                && matches!(overfall.result, Ok(_) | Err(libc::ENOENT))
         },
     },
     Known {
