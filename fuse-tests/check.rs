@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -162,7 +163,11 @@ fn nothing_is_left_behind() {
     fs::create_dir(lower.join("dir")).expect("dir");
     fs::write(lower.join("file"), "real\n").expect("file");
     // What a trial that was killed has left goes too.
-    fs::create_dir_all(upper.join(".overfall-trial.0123/work/work")).expect("old trial");
+    let old = upper.join(".overfall-trial.0123");
+    fs::create_dir_all(old.join("work/work")).expect("old trial");
+    let hours_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let times = fs::File::open(&old).expect("old trial");
+    times.set_modified(hours_ago).expect("old time");
     let before = fs::metadata(&lower)
         .expect("stat")
         .modified()

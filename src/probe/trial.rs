@@ -105,6 +105,8 @@ struct Room {
 }
 
 const NAME: &str = ".overfall-trial.";
+/// A trial is ended long before.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 impl Room {
     fn make(near: &Path) -> Result<Self> {
@@ -154,7 +156,13 @@ fn sweep(near: &Path) {
             continue;
         }
         let path: PathBuf = entry.path();
-        if let Ok(dir) = fs::File::open(&path)
+        // One that was made just now may not have its lock yet.
+        let is_old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|made| made.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER));
+        if is_old
+            && let Ok(dir) = fs::File::open(&path)
             && flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
             remove(&path);
