@@ -6,18 +6,14 @@
 //! the same; nothing unfinished is left; and the same operation works when nothing fails any more.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{lchown, symlink};
-use std::path::Path;
+use std::io;
 
-use rustix::fs::FileType;
+use crate::common::{Limit, Tree, cases, getting_on};
 
-use crate::common::{Limit, Tree, cases, chmod, getting_on, mknod, set_times, xattr_set};
-
-use super::dice::{Dice, bytes};
+use super::dice::Dice;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
+use super::operations::{self, CUT, Operation, append, plant};
 use super::tracer::{Call, Injection, Tracer, counts};
 
 const TRACED: Limit = Limit::Fuse("the kernel's overlay has no server to trace");
@@ -41,238 +37,28 @@ const ERRORS: [(&str, i32); 5] = [
     ("EMFILE", libc::EMFILE),
 ];
 
-/// An operation in a directory of its own, which the lower layer has as [`plant`] makes it.
-struct Operation {
-    name: &'static str,
-    /// Done through the mount before anything fails.
-    before: fn(&Path),
-    run: fn(&Path) -> io::Result<()>,
-}
-
-fn nothing(_: &Path) {}
-
 fn copy_up_of_a_file(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "append",
-                before: nothing,
-                run: append,
-            },
-            Operation {
-                name: "chmod",
-                before: nothing,
-                run: |d| change_mode(&d.join("f")),
-            },
-            Operation {
-                name: "xattr",
-                before: nothing,
-                run: |d| xattr_set(d.join("f"), "user.mark", b"x"),
-            },
-        ],
-    );
+    inject(t, operations::COPY_UP_OF_A_FILE);
 }
 
 fn copy_up_without_data(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: CUT,
-                before: nothing,
-                run: |d| {
-                    OpenOptions::new()
-                        .write(true)
-                        .open(d.join("f"))?
-                        .set_len(10)
-                },
-            },
-            Operation {
-                name: "chown",
-                before: nothing,
-                run: |d| lchown(d.join("f"), Some(0), Some(0)),
-            },
-        ],
-    );
+    inject(t, operations::COPY_UP_WITHOUT_DATA);
 }
 
 fn copy_up_of_other_kinds(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "link",
-                before: nothing,
-                run: |d| set_times(&d.join("l"), (5, 0), (6, 0)),
-            },
-            Operation {
-                name: "fifo",
-                before: nothing,
-                run: |d| change_mode(&d.join("p")),
-            },
-            Operation {
-                name: "dir",
-                before: nothing,
-                run: |d| change_mode(&d.join("d")),
-            },
-        ],
-    );
+    inject(t, operations::COPY_UP_OF_OTHER_KINDS);
 }
 
 fn names_made(t: &Tree) {
-    let gone = |d: &Path| fs::remove_file(d.join("f")).unwrap();
-    inject(
-        t,
-        &[
-            Operation {
-                name: "create",
-                before: nothing,
-                run: |d| create(&d.join("n")),
-            },
-            Operation {
-                name: "create_over",
-                before: gone,
-                run: |d| create(&d.join("f")),
-            },
-            Operation {
-                name: "mkdir",
-                before: nothing,
-                run: |d| fs::create_dir(d.join("n")),
-            },
-            Operation {
-                name: "mkdir_over",
-                before: gone,
-                run: |d| fs::create_dir(d.join("f")),
-            },
-            Operation {
-                name: "symlink_over",
-                before: gone,
-                run: |d| symlink("there", d.join("f")),
-            },
-            Operation {
-                name: "fifo_over",
-                before: gone,
-                run: |d| mknod(&d.join("f"), FileType::Fifo, 0o644, (0, 0)),
-            },
-            Operation {
-                name: "hard_link",
-                before: nothing,
-                run: |d| fs::hard_link(d.join("f"), d.join("n")),
-            },
-            Operation {
-                name: "hard_link_over",
-                before: gone,
-                run: |d| fs::hard_link(d.join("g"), d.join("f")),
-            },
-        ],
-    );
+    inject(t, operations::NAMES_MADE);
 }
 
 fn names_removed(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "unlink",
-                before: nothing,
-                run: |d| fs::remove_file(d.join("f")),
-            },
-            Operation {
-                name: "unlink_copied",
-                before: |d| append(d).unwrap(),
-                run: |d| fs::remove_file(d.join("f")),
-            },
-            Operation {
-                name: "unlink_new",
-                before: |d| create(&d.join("n")).unwrap(),
-                run: |d| fs::remove_file(d.join("n")),
-            },
-            Operation {
-                name: "rmdir",
-                before: nothing,
-                run: |d| fs::remove_dir(d.join("e")),
-            },
-            Operation {
-                name: "rmdir_with_whiteouts",
-                before: |d| fs::remove_file(d.join("d/a")).unwrap(),
-                run: |d| fs::remove_dir(d.join("d")),
-            },
-        ],
-    );
+    inject(t, operations::NAMES_REMOVED);
 }
 
 fn names_moved(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "rename",
-                before: nothing,
-                run: |d| fs::rename(d.join("f"), d.join("n")),
-            },
-            Operation {
-                name: "rename_over",
-                before: nothing,
-                run: |d| fs::rename(d.join("f"), d.join("g")),
-            },
-            Operation {
-                name: "rename_over_whiteout",
-                before: |d| fs::remove_file(d.join("g")).unwrap(),
-                run: |d| fs::rename(d.join("f"), d.join("g")),
-            },
-            Operation {
-                name: "rename_dir_over_whiteout",
-                before: |d| {
-                    fs::create_dir(d.join("n")).unwrap();
-                    create(&d.join("n/x")).unwrap();
-                    fs::remove_file(d.join("g")).unwrap();
-                },
-                run: |d| fs::rename(d.join("n"), d.join("g")),
-            },
-            Operation {
-                name: "rename_dir_over_emptied",
-                before: |d| {
-                    fs::create_dir(d.join("n")).unwrap();
-                    fs::remove_file(d.join("d/a")).unwrap();
-                },
-                run: |d| fs::rename(d.join("n"), d.join("d")),
-            },
-        ],
-    );
-}
-
-fn append(dir: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .append(true)
-        .open(dir.join("f"))?
-        .write_all(b"+")
-}
-
-fn create(path: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map(drop)
-}
-
-fn change_mode(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o701))
-}
-
-/// The objects that the operations work on.
-fn plant(dir: &Path) {
-    fs::create_dir_all(dir.join("d")).unwrap();
-    fs::create_dir(dir.join("e")).unwrap();
-    fs::write(dir.join("f"), bytes(1, 20_000)).unwrap();
-    xattr_set(dir.join("f"), "user.mark", b"lower").unwrap();
-    fs::write(dir.join("g"), "g").unwrap();
-    fs::write(dir.join("d/a"), "a").unwrap();
-    symlink("target", dir.join("l")).unwrap();
-    mknod(&dir.join("p"), FileType::Fifo, 0o644, (0, 0)).unwrap();
-    chmod(dir.join("e"), 0o750);
+    inject(t, operations::NAMES_MOVED);
 }
 
 /// What one case did.
@@ -284,13 +70,16 @@ struct Tally {
 }
 
 /// Directories planted for each operation: one for a trial.
-const DIRECTORIES: usize = 120;
+fn directories() -> usize {
+    if super::thorough() { 120 } else { 60 }
+}
+
 /// Of the possible trials, one in so many is made where time is short.
 const SHARE: usize = 4;
 
 fn inject(t: &Tree, operations: &[Operation]) {
     for operation in operations {
-        for number in 0..DIRECTORIES {
+        for number in 0..directories() {
             plant(&t.low(&format!("{}{number}", operation.name)));
         }
     }
@@ -332,7 +121,7 @@ impl Trials<'_> {
     fn fresh(&mut self) -> String {
         let dir = format!("{}{}", self.operation.name, self.used);
         self.used += 1;
-        assert!(self.used <= DIRECTORIES, "more trials than directories");
+        assert!(self.used <= directories(), "more trials than directories");
         (self.operation.before)(&self.t.at(&dir));
         // What the kernel has to look up is looked up: what is traced is the operation alone.
         look(&self.t.at(""), &dir);
@@ -461,10 +250,6 @@ impl Trials<'_> {
         }
     }
 }
-
-/// The operation that may fail although it has happened: the cut itself was the copy-up, and what
-/// fails is what comes after it (the new times).
-const CUT: &str = "truncate";
 
 /// Calls that only look. An answer that says what came out needs one after the deed; where that
 /// fails, the deed can't be taken back, and the error is all that can be answered; the caller's

@@ -23,10 +23,13 @@
 mod common;
 
 mod dice;
+mod full;
 mod inject;
 mod kills;
 mod layers;
 mod model;
+mod operations;
+mod power;
 mod shared;
 mod tracer;
 mod writer;
@@ -52,7 +55,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    common::suite::main(&[("kills", kills::CASES), ("inject", inject::CASES)])
+    common::suite::main(&[
+        ("kills", kills::CASES),
+        ("inject", inject::CASES),
+        ("full", full::CASES),
+        ("power", power::CASES),
+    ])
 }
 
 /// This very command with our options moved to the environment, if there are any.
