@@ -96,6 +96,16 @@ impl Tree {
         self.options.borrow_mut().push(option.to_owned());
     }
 
+    /// Takes a mount option back.
+    pub(crate) fn without_option(&self, option: &str) {
+        self.options.borrow_mut().retain(|other| other != option);
+    }
+
+    /// Whether a mount option was chosen.
+    pub(crate) fn has_option(&self, option: &str) -> bool {
+        self.options.borrow().iter().any(|other| other == option)
+    }
+
     /// Leaves out the check that the lower layers are untouched at the end; for tests that change
     /// them on purpose.
     pub(crate) fn lowers_may_change(&self) {

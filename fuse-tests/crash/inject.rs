@@ -85,7 +85,7 @@ fn inject(t: &Tree, operations: &[Operation]) {
     }
     t.mount();
     let mut tally = Tally::default();
-    let seed = super::number(super::SEED).unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = super::seed();
     for operation in operations {
         let mut trials = Trials {
             t,

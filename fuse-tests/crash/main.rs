@@ -37,6 +37,8 @@ mod writer;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use rustix::fs::Mode;
+
 /// How many kills for each kind of user.
 pub(crate) const KILLS: &str = "OVERFALL_CRASH_KILLS";
 /// What chance starts from.
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
+    // What the writers' models expect.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     common::suite::main(&[
         ("kills", kills::CASES),
         ("inject", inject::CASES),
@@ -90,6 +94,11 @@ fn own_options() -> Result<Option<Command>, String> {
 /// Whether as much is wanted as fits into a run of the CI.
 pub(crate) fn thorough() -> bool {
     std::env::var_os("OVERFALL_CRASH").is_some_and(|value| value == "ci")
+}
+
+/// What chance starts from in this run.
+pub(crate) fn seed() -> u64 {
+    number(SEED).unwrap_or_else(|| u64::from(std::process::id()))
 }
 
 /// A number from the environment.

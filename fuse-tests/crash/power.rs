@@ -42,7 +42,7 @@ fn power_fails(t: &Tree, mkfs: &[&str], megabytes: u64) {
     }
     t.upper_on_an_image(mkfs, megabytes);
     let rounds = if super::thorough() { 20 } else { 5 };
-    let seed = super::number(super::SEED).unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = super::seed();
     let mut dice = Dice::new(seed);
     for round in 0..rounds {
         for writer in 0..WRITERS {
