@@ -408,6 +408,7 @@ impl Tree {
         let elsewhere = |why: &String| why.contains("in a mount namespace of its own");
         match done {
             Err(why) if self.watch.borrow().is_some() && elsewhere(&why) => {}
+            Err(why) if elsewhere(&why) => wait_for_server(&why),
             Err(why) => panic!("umount: {why}"),
             Ok(()) => {}
         }
@@ -604,6 +605,14 @@ impl Drop for Tree {
             watch.wait();
         }
     }
+}
+
+/// Waits for the server that an error names.
+fn wait_for_server(why: &str) {
+    let number = why.split("its server (process ").nth(1);
+    let number = number.and_then(|rest| rest.split(')').next());
+    let place = Path::new("/proc").join(number.expect("a server's number"));
+    wait_until(why, || !place.exists());
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

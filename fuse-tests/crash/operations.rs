@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use crate::common::{chmod, mknod, set_times, xattr_set};
+use crate::common::{chmod, is_real_root, mknod, set_times, xattr_set};
 
 use super::dice::bytes;
 
@@ -24,6 +24,11 @@ pub(crate) struct Operation {
 }
 
 fn nothing(_: &Path) {}
+
+/// One that isn't the owner of what is planted, where there is another.
+fn another_owner() -> u32 {
+    if is_real_root() { 7 } else { 0 }
+}
 
 fn gone(dir: &Path) {
     fs::remove_file(dir.join("f")).unwrap();
@@ -63,7 +68,7 @@ pub(crate) const COPY_UP_WITHOUT_DATA: &[Operation] = &[
     Operation {
         name: "chown",
         before: nothing,
-        run: |d| lchown(d.join("f"), Some(0), Some(0)),
+        run: |d| lchown(d.join("f"), Some(another_owner()), Some(0)),
     },
 ];
 
