@@ -38,6 +38,8 @@ pub(crate) struct Tree {
     lowers: RefCell<Vec<(PathBuf, Snapshot)>>,
     check_lowers: Cell<bool>,
     small_disk: Cell<bool>,
+    /// What the disk is mounted from, if from an image.
+    image: RefCell<Option<PathBuf>>,
     foreign_upper: RefCell<Option<PathBuf>>,
     pub(super) watch: RefCell<Option<Watch>>,
 }
@@ -61,6 +63,7 @@ impl Tree {
             lowers: RefCell::default(),
             check_lowers: Cell::new(true),
             small_disk: Cell::new(false),
+            image: RefCell::default(),
             foreign_upper: RefCell::default(),
             watch: RefCell::default(),
         }
@@ -135,6 +138,12 @@ impl Tree {
     /// Puts upper and work directory on an image with a file system made by `mkfs` (a whole
     /// command, to which the image is added). Needs the machine's root.
     pub(crate) fn upper_on_an_image(&self, mkfs: &[&str], megabytes: u64) {
+        let image = self.make_image(mkfs, megabytes);
+        self.upper_on(&image);
+    }
+
+    /// Makes an image with a file system.
+    pub(crate) fn make_image(&self, mkfs: &[&str], megabytes: u64) -> PathBuf {
         let image = self.beside("disk.img");
         let file = File::create_new(&image).expect("the image");
         file.set_len(megabytes << 20).expect("the image's size");
@@ -144,23 +153,26 @@ impl Tree {
             let why = String::from_utf8_lossy(&made.stderr).into_owned();
             super::skip(format!("{}: {}", mkfs[0], why.trim()));
         }
+        image
+    }
+
+    /// Puts upper and work directory on this image, where they aren't yet.
+    pub(crate) fn upper_on(&self, image: &Path) {
         fs::create_dir(self.disk()).expect("the disk's directory");
-        if let Err(why) = self.mount_image() {
+        if let Err(why) = self.mount_image(image) {
             super::skip(format!("mounting an image: {why}"));
         }
         self.disk_is_there();
     }
 
-    /// Mounts the image again after [`Tree::umount_disk`].
-    pub(crate) fn mount_image(&self) -> Result<(), String> {
+    /// Mounts an image, again after [`Tree::umount_disk`].
+    pub(crate) fn mount_image(&self, image: &Path) -> Result<(), String> {
         let mut command = Command::new("mount");
         command.args(["-o", "loop"]);
-        let mounted = command
-            .arg(self.beside("disk.img"))
-            .arg(self.disk())
-            .output();
+        let mounted = command.arg(image).arg(self.disk()).output();
         let mounted = mounted.map_err(|e| e.to_string())?;
         if mounted.status.success() {
+            *self.image.borrow_mut() = Some(image.to_path_buf());
             Ok(())
         } else {
             Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned())
@@ -172,7 +184,6 @@ impl Tree {
     pub(crate) fn umount_disk(&self) {
         // A server that was killed still has it open for a moment, and a copy of the mount after
         // that. An image that is mounted again before would be the same file system as before.
-        let image = self.beside("disk.img");
         wait_until("umount of the disk", || {
             match umount2(&self.disk(), MntFlags::empty()) {
                 Ok(()) => true,
@@ -182,9 +193,11 @@ impl Tree {
                 }
             }
         });
-        wait_until("the end of the loop device", || {
-            !is_on_a_loop_device(&image)
-        });
+        if let Some(image) = self.image.take() {
+            wait_until("the end of the loop device", || {
+                !is_on_a_loop_device(&image)
+            });
+        }
     }
 
     /// The root of the disk that upper and work directory are on.

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
@@ -10,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use crate::common::{Carrier, Limit, Tree, cases, skip};
 
 use super::dice::bytes;
+use super::disk::Disk;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
 use super::operations::{self, CUT, Operation, plant};
@@ -22,6 +24,8 @@ cases! {
     no_inodes_on_tmpfs: OURS,
     no_space_on_ext4: IMAGES,
     no_inodes_on_ext4: IMAGES,
+    no_quota_on_btrfs: IMAGES,
+    writes_fail_on_ext4: IMAGES,
     read_only_disk: OURS,
     no_descriptors: OURS,
 }
@@ -54,6 +58,46 @@ fn no_inodes_on_ext4(t: &Tree) {
     try_all(t, libc::ENOSPC, fill_inodes, |t| {
         fs::remove_dir_all(t.disk().join("fillers")).unwrap()
     });
+}
+
+/// The quotas of ext4 and xfs don't hold for who may exceed them, as root may.
+fn no_quota_on_btrfs(t: &Tree) {
+    only_ours(t);
+    t.upper_on_an_image(&["mkfs.btrfs", "-q"], 128);
+    let btrfs = |arguments: &[&str], path: &Path| {
+        let done = Command::new("btrfs").args(arguments).arg(path).output();
+        let done = done.map_err(|e| e.to_string())?;
+        match done.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&done.stderr).trim().to_owned()),
+        }
+    };
+    if let Err(why) = btrfs(&["quota", "enable"], &t.disk()) {
+        skip(format!("btrfs quota enable: {why}"));
+    }
+    // Where there is still room to say that there is room again.
+    let other = t.disk().join("other");
+    btrfs(&["subvolume", "create"], &other).unwrap();
+    let limit = |bytes| btrfs(&["qgroup", "limit", bytes, "0/5"], &other).unwrap();
+    // Less than there is already.
+    try_all(t, libc::EDQUOT, |_| limit("4096"), |_| limit("none"));
+}
+
+/// Without a journal: one that can't be written makes the file system read-only for good.
+fn writes_fail_on_ext4(t: &Tree) {
+    only_ours(t);
+    let image = t.make_image(&["mkfs.ext4", "-q", "-O", "^has_journal"], 16);
+    let disk = Disk::serve(&image, &t.beside("served"));
+    let disk = disk.unwrap_or_else(|e| skip(format!("a disk of our own: {e}")));
+    t.upper_on(disk.file());
+    try_all(
+        t,
+        libc::EIO,
+        |_| disk.fail_writes(true),
+        |_| disk.fail_writes(false),
+    );
+    // Before the disk goes.
+    t.finish();
 }
 
 fn read_only_disk(t: &Tree) {

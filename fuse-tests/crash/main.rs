@@ -23,6 +23,7 @@
 mod common;
 
 mod dice;
+mod disk;
 mod full;
 mod inject;
 mod kills;

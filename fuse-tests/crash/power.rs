@@ -1,11 +1,19 @@
-//! The power fails. The file system of the upper is shut down in the middle of the work, as xfstests
-//! does it: nothing more reaches the disk, not even the journal's last transactions. What it holds
-//! when it is mounted again is what a machine would find after the power came back.
+//! The power fails, in two ways.
+//!
+//! The file system of the upper is shut down in the middle of the work, as xfstests does it:
+//! nothing more reaches the disk, not even the journal's last transactions.
+//!
+//! Or the disk, which is ours, dies with any part of what wasn't flushed ([`Disk`]): the order in
+//! which it was written means nothing then. That is what dm-log-writes and dm-flakey are for where
+//! a machine has them.
+//!
+//! What the disk holds when it is mounted again is what a machine would find after the power came
+//! back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +23,7 @@ use rustix::process::{Signal, kill_process};
 use crate::common::{Limit, Tree, cases, getting_on, skip};
 
 use super::dice::{Dice, bytes};
+use super::disk::Disk;
 use super::layers::left_in_work;
 
 const IMAGES: Limit = Limit::Root("images are for the machine's root");
@@ -22,6 +31,9 @@ const IMAGES: Limit = Limit::Root("images are for the machine's root");
 cases! {
     power_fails_on_ext4: IMAGES,
     power_fails_on_xfs: IMAGES,
+    disk_loses_writes_on_ext4: IMAGES,
+    disk_loses_writes_on_xfs: IMAGES,
+    disk_loses_writes_on_btrfs: IMAGES,
 }
 
 const WRITERS: usize = 3;
@@ -29,18 +41,76 @@ const WRITERS: usize = 3;
 const FILES: usize = 40;
 
 fn power_fails_on_ext4(t: &Tree) {
-    power_fails(t, &["mkfs.ext4", "-q"], 256);
+    power_fails(t, Power::Shutdown, &["mkfs.ext4", "-q"], 256);
 }
 
 fn power_fails_on_xfs(t: &Tree) {
-    power_fails(t, &["mkfs.xfs", "-q"], 320);
+    power_fails(t, Power::Shutdown, &["mkfs.xfs", "-q"], 320);
 }
 
-fn power_fails(t: &Tree, mkfs: &[&str], megabytes: u64) {
+fn disk_loses_writes_on_ext4(t: &Tree) {
+    power_fails(t, Power::Disk(None), &["mkfs.ext4", "-q"], 256);
+}
+
+fn disk_loses_writes_on_xfs(t: &Tree) {
+    power_fails(t, Power::Disk(None), &["mkfs.xfs", "-q"], 320);
+}
+
+fn disk_loses_writes_on_btrfs(t: &Tree) {
+    power_fails(t, Power::Disk(None), &["mkfs.btrfs", "-q"], 320);
+}
+
+/// What fails.
+enum Power {
+    Shutdown,
+    /// The disk that stands now.
+    Disk(Option<Disk>),
+}
+
+impl Power {
+    /// What is to be mounted: the image, or the disk that has it.
+    fn up(&mut self, t: &Tree, image: &Path) -> PathBuf {
+        match self {
+            Power::Shutdown => image.to_path_buf(),
+            Power::Disk(now) => {
+                let disk = Disk::serve(image, &t.beside("served"));
+                let disk = disk.unwrap_or_else(|e| skip(format!("a disk of our own: {e}")));
+                now.insert(disk).file().to_path_buf()
+            }
+        }
+    }
+
+    fn fail(&self, t: &Tree, dice: &mut Dice) {
+        match self {
+            Power::Shutdown => {
+                let disk = File::open(t.disk()).unwrap();
+                if let Err(error) = shutdown::shut_down(&disk) {
+                    skip(format!("the file system can't be shut down: {error}"));
+                }
+            }
+            Power::Disk(disk) => {
+                let disk = disk.as_ref().expect("a disk");
+                let (bytes, flushes) = disk.lose_power(dice).expect("writing the image");
+                eprintln!("{bytes} bytes were not flushed, after {flushes} flushes");
+            }
+        }
+    }
+
+    /// Takes away what is left of it.
+    fn down(&mut self, t: &Tree) {
+        t.umount_disk();
+        if let Power::Disk(disk) = self {
+            *disk = None;
+        }
+    }
+}
+
+fn power_fails(t: &Tree, mut power: Power, mkfs: &[&str], megabytes: u64) {
     if t.carrier() == crate::common::Carrier::Kernel {
         skip("what survives is our promise");
     }
-    t.upper_on_an_image(mkfs, megabytes);
+    let image = t.make_image(mkfs, megabytes);
+    t.upper_on(&power.up(t, &image));
     let rounds = if super::thorough() { 20 } else { 5 };
     let seed = super::seed();
     let mut dice = Dice::new(seed);
@@ -53,10 +123,13 @@ fn power_fails(t: &Tree, mkfs: &[&str], megabytes: u64) {
             }
         }
     }
+    // That the upper layer is there at all is nobody's work here.
+    rustix::fs::syncfs(File::open(t.disk()).unwrap()).unwrap();
     t.mount();
+    let (mut copies, mut promises) = (0, 0);
     for round in 0..rounds {
         let label = format!("--seed {seed}, round {round}");
-        let promised = work_until_the_power_fails(t, round, &mut dice);
+        let promised = work_until_the_power_fails(t, &power, round, &mut dice);
         // The server lives, whatever its disk says.
         let said = fs::read(t.at("no-such-file")).expect_err("there is no such file");
         assert!(
@@ -65,18 +138,27 @@ fn power_fails(t: &Tree, mkfs: &[&str], megabytes: u64) {
         );
         kill_process(t.server(), Signal::KILL).unwrap();
         t.drop_dead_mount();
-        t.umount_disk();
-        t.mount_image().expect("the image again");
-        let counts = check(t, round, &promised, &label);
+        power.down(t);
+        let again = t.mount_image(&power.up(t, &image));
+        again.unwrap_or_else(|e| panic!("{label}: the disk again: {e}"));
+        let found = check(t, round, &promised, &label);
         eprintln!(
-            "{label}: {} files copied up, {} calls of fsync returned",
-            counts,
+            "{label}: {found} files copied up, {} calls of fsync returned",
             promised.len()
         );
+        copies += found;
+        promises += promised.len();
         t.mount();
         assert_eq!(left_in_work(t), [""; 0], "{label}: not swept");
+        check_merged(t, round, &label);
         getting_on();
     }
+    assert!(
+        copies > 0 && promises > 0,
+        "{copies} copies, {promises} calls of fsync"
+    );
+    // Before its disk goes.
+    t.finish();
 }
 
 fn place(round: usize, writer: usize, file: usize) -> String {
@@ -99,7 +181,12 @@ struct Promise {
     data: Vec<u8>,
 }
 
-fn work_until_the_power_fails(t: &Tree, round: usize, dice: &mut Dice) -> Vec<Promise> {
+fn work_until_the_power_fails(
+    t: &Tree,
+    power: &Power,
+    round: usize,
+    dice: &mut Dice,
+) -> Vec<Promise> {
     let delay = Duration::from_millis(5 + dice.roll(150) as u64);
     let mount = t.at("");
     let failing = AtomicBool::new(false);
@@ -123,11 +210,8 @@ fn work_until_the_power_fails(t: &Tree, round: usize, dice: &mut Dice) -> Vec<Pr
             })
             .collect();
         thread::sleep(delay);
-        let disk = File::open(t.disk()).unwrap();
         failing.store(true, Ordering::SeqCst);
-        if let Err(error) = shutdown::shut_down(&disk) {
-            skip(format!("the file system can't be shut down: {error}"));
-        }
+        power.fail(t, dice);
         writers
             .into_iter()
             .map(|writer| writer.join().unwrap())
@@ -206,6 +290,21 @@ fn check(t: &Tree, round: usize, promised: &[Promise], label: &str) -> usize {
         }
     }
     found
+}
+
+/// All names of the round are there and can be read.
+fn check_merged(t: &Tree, round: usize, label: &str) {
+    for writer in 0..WRITERS {
+        for file in 0..FILES {
+            let path = place(round, writer, file);
+            let merged = fs::read(t.at(&path)).unwrap_or_else(|e| panic!("{label}: {path}: {e}"));
+            let expected = match fs::read(t.upper(&path)) {
+                Ok(upper) => upper,
+                Err(_) => lower_data(file),
+            };
+            assert!(merged == expected, "{label}: {path} in the mount");
+        }
+    }
 }
 
 mod shutdown {
