@@ -466,7 +466,9 @@ impl Tree {
         let target = dir.join("m");
         let _ = umount2(&target, MntFlags::MNT_FORCE);
         let _ = umount2(&target, MntFlags::MNT_DETACH);
-        let _ = umount2(&dir.join("disk"), MntFlags::MNT_DETACH);
+        for below in ["disk", "served"] {
+            let _ = umount2(&dir.join(below), MntFlags::MNT_DETACH);
+        }
     }
 
     fn layer_options(&self) -> Vec<(&'static str, OsString)> {
