@@ -17,6 +17,8 @@ use fuser::{
     ReplyWrite, Request, WriteFlags,
 };
 
+use nix::mount::{MntFlags, umount2};
+
 use super::dice::Dice;
 
 /// The disk; it goes when it is dropped.
@@ -106,6 +108,15 @@ impl Disk {
             }
         }
         Ok((unsafe_bytes, state.flushes))
+    }
+}
+
+impl Drop for Disk {
+    /// A loop device may let go of it a moment after it has gone.
+    fn drop(&mut self) {
+        if let Some(at) = self.file.parent() {
+            let _ = umount2(at, MntFlags::MNT_DETACH);
+        }
     }
 }
 

@@ -102,8 +102,14 @@ fn kill_again_and_again(t: &Tree, manner: &Manner) {
     if t.carrier() == Carrier::Kernel {
         skip("the kernel's overlay has no server to kill");
     }
-    let kills = super::number(super::KILLS).unwrap_or(if super::thorough() { 200 } else { 30 });
-    let kills = kills.div_ceil(manner.share);
+    let asked = super::number(super::KILLS);
+    let kills = asked.unwrap_or(if super::thorough() { 200 } else { 30 });
+    let share = if t.is_real_root() || asked.is_some() {
+        manner.share
+    } else {
+        manner.share * 2
+    };
+    let kills = kills.div_ceil(share);
     let seed = super::seed();
     let who = match (t.is_real_root(), manner.options) {
         (true, []) => "root".to_owned(),
