@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::common::{Limit, Tree, cases, getting_on};
+use crate::common::{Carrier, Limit, Tree, cases, getting_on, skip};
 
 use super::dice::Dice;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
-use super::operations::{self, CUT, Operation, append, plant};
+use super::operations::{self, CUTS, Operation, append, plant};
 use super::tracer::{Call, Injection, Tracer, counts};
 
 const TRACED: Limit = Limit::Fuse("the kernel's overlay has no server to trace");
@@ -25,6 +25,7 @@ cases! {
     names_made: TRACED,
     names_removed: TRACED,
     names_moved: TRACED,
+    leading_elsewhere: Limit::Root("only the machine's root has redirects, metadata copies and indexes"),
     copy_up_is_on_the_disk_before_it_is_published: TRACED,
 }
 
@@ -61,12 +62,23 @@ fn names_moved(t: &Tree) {
     inject(t, operations::NAMES_MOVED, Errors::One);
 }
 
-/// How many of the errors a call fails with where there is time (and as root: it is the same code
-/// for a plain user); one of them otherwise.
+fn leading_elsewhere(t: &Tree) {
+    if t.carrier() == Carrier::Kernel {
+        skip("the kernel's overlay has no server to trace");
+    }
+    for option in ["redirect_dir=on", "metacopy=on", "index=on"] {
+        t.option(option);
+    }
+    inject(t, operations::LEADING_ELSEWHERE, Errors::OneForHalf);
+}
+
+/// How many of the errors a call fails with where there is time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Errors {
     Each,
     One,
+    /// One, for every other call: for a plain user it is the same code as for root.
+    OneForHalf,
 }
 
 /// What one case did.
@@ -82,7 +94,7 @@ struct Tally {
 fn directories(errors: Errors) -> usize {
     match (super::thorough(), errors) {
         (false, _) => 60,
-        (true, Errors::One) => 120,
+        (true, Errors::One | Errors::OneForHalf) => 120,
         (true, Errors::Each) => 400,
     }
 }
@@ -167,7 +179,13 @@ impl Trials<'_> {
         let unseen = self.operation.name == "chown" && !self.t.is_real_root();
         let name = self.operation.name;
         assert!(unseen || old != new, "{name}: nothing is seen of it");
-        let states = States { old, new };
+        let redirects =
+            (name.contains("rename") || name == LINK) && self.t.has_option("redirect_dir=on");
+        let states = States {
+            old,
+            new,
+            redirects,
+        };
         for (call, count) in counts(&calls) {
             // A call that this strace has no name for: nor can it make it fail.
             if call.starts_with("syscall_") {
@@ -178,6 +196,8 @@ impl Trials<'_> {
                 let errors: &[_] = match (super::thorough(), self.errors) {
                     (true, Errors::Each) => &ERRORS,
                     (true, Errors::One) => &one,
+                    (true, Errors::OneForHalf) if dice.roll(2) == 0 => &one,
+                    (true, Errors::OneForHalf) => &[],
                     (false, _) if dice.roll(SHARE) == 0 => &one,
                     (false, _) => &[],
                 };
@@ -213,7 +233,8 @@ impl Trials<'_> {
         }
         tally.hit += 1;
         tally.survived += usize::from(result.is_ok());
-        let may_have_happened = name == CUT || STATS.contains(&call);
+        let looks = STATS.contains(&call) || (name == LINK && MORE_STATS.contains(&call));
+        let may_have_happened = CUTS.contains(&name) || looks;
         if let Err(why) = self.judge(&dir, errno, result, states, may_have_happened) {
             tally
                 .findings
@@ -226,6 +247,8 @@ impl Trials<'_> {
 struct States {
     old: View,
     new: View,
+    /// The operation writes redirects.
+    redirects: bool,
 }
 
 impl Trials<'_> {
@@ -242,6 +265,11 @@ impl Trials<'_> {
         let mut expected = match &result {
             Ok(()) => &states.new,
             Err(error) if error.raw_os_error() == Some(errno) => &states.old,
+            // Where no redirect can be written it says, as the kernel does, that a program has to
+            // copy.
+            Err(error) if error.raw_os_error() == Some(libc::EXDEV) && states.redirects => {
+                &states.old
+            }
             Err(error) => return Err(format!("answered with another error: {error}")),
         };
         let said = if result.is_ok() { "worked" } else { "failed" };
@@ -296,6 +324,9 @@ impl Trials<'_> {
 /// kernel goes on with what it knew. (Of what was just made no file system reads anything from the
 /// disk for that.)
 const STATS: [&str; 3] = ["fstat", "newfstatat", "statx"];
+/// The same for a new link of an indexed file, where the answer also needs attributes.
+const LINK: &str = "linked_link";
+const MORE_STATS: [&str; 2] = ["fchdir", "lgetxattr"];
 
 fn same(what: &str, expected: &View, seen: View, dir: &str) -> Result<(), String> {
     let seen = relative(seen, dir);

@@ -157,10 +157,10 @@ impl Merge<'_> {
         if let Seen::File { data, .. } = &mut upper
             && self.is_metacopy(&t.upper(path))
         {
-            let lower = lower
-                .as_ref()
-                .unwrap_or_else(|| panic!("{path} has no data"));
-            *data = lower_data(t, lower, data.len());
+            *data = match &lower {
+                Some(lower) => lower_data(t, lower, data.len()),
+                None => b"<its data isn't found>".to_vec(),
+            };
         }
         let is_dir = matches!(upper, Seen::Dir(_));
         self.found.view.insert(path.to_owned(), upper);

@@ -11,9 +11,9 @@ use crate::common::{chmod, is_real_root, mknod, set_times, xattr_set};
 
 use super::dice::bytes;
 
-/// The operation that may fail although it has happened: the cut itself was the copy-up, and what
-/// fails is what comes after it (the new times).
-pub(crate) const CUT: &str = "truncate";
+/// The operations that may fail although they have happened: the cut itself was the copy-up (or the
+/// first step of completing a metadata copy), and what fails is what comes after it.
+pub(crate) const CUTS: [&str; 2] = ["truncate", "cut_metacopy"];
 
 /// An operation in a directory of its own, which the lower layer has as [`plant`] makes it.
 pub(crate) struct Operation {
@@ -56,7 +56,7 @@ pub(crate) const COPY_UP_OF_A_FILE: &[Operation] = &[
 /// A file gets a copy that needs other calls.
 pub(crate) const COPY_UP_WITHOUT_DATA: &[Operation] = &[
     Operation {
-        name: CUT,
+        name: CUTS[0],
         before: nothing,
         run: |d| {
             OpenOptions::new()
@@ -200,11 +200,71 @@ pub(crate) const NAMES_MOVED: &[Operation] = &[
     },
 ];
 
+/// What leads elsewhere: with `redirect_dir=on`, `metacopy=on` and `index=on`.
+pub(crate) const LEADING_ELSEWHERE: &[Operation] = &[
+    Operation {
+        name: "complete",
+        before: |d| change_mode(&d.join("f")).unwrap(),
+        run: append,
+    },
+    Operation {
+        name: CUTS[1],
+        before: |d| change_mode(&d.join("f")).unwrap(),
+        run: |d| {
+            OpenOptions::new()
+                .write(true)
+                .open(d.join("f"))?
+                .set_len(10)
+        },
+    },
+    Operation {
+        name: "rename_metacopy",
+        before: |d| change_mode(&d.join("f")).unwrap(),
+        run: |d| fs::rename(d.join("f"), d.join("d/n")),
+    },
+    Operation {
+        name: "rename_lower_dir",
+        before: nothing,
+        run: |d| fs::rename(d.join("d"), d.join("n")),
+    },
+    Operation {
+        name: "rename_lower_dir_over",
+        before: nothing,
+        run: |d| fs::rename(d.join("d"), d.join("e")),
+    },
+    Operation {
+        name: "linked_chmod",
+        before: nothing,
+        run: |d| change_mode(&d.join("k")),
+    },
+    Operation {
+        name: "linked_append",
+        before: nothing,
+        run: |d| append_to(&d.join("k")),
+    },
+    Operation {
+        name: "linked_rename",
+        before: nothing,
+        run: |d| fs::rename(d.join("k"), d.join("n")),
+    },
+    Operation {
+        name: "linked_unlink",
+        before: |d| append_to(&d.join("k")).unwrap(),
+        run: |d| fs::remove_file(d.join("k")),
+    },
+    Operation {
+        name: "linked_link",
+        before: nothing,
+        run: |d| fs::hard_link(d.join("k"), d.join("n")),
+    },
+];
+
 pub(crate) fn append(dir: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .append(true)
-        .open(dir.join("f"))?
-        .write_all(b"+")
+    append_to(&dir.join("f"))
+}
+
+fn append_to(path: &Path) -> io::Result<()> {
+    OpenOptions::new().append(true).open(path)?.write_all(b"+")
 }
 
 fn create(path: &Path) -> io::Result<()> {
@@ -227,6 +287,8 @@ pub(crate) fn plant(dir: &Path) {
     fs::write(dir.join("f"), bytes(1, 20_000)).unwrap();
     xattr_set(dir.join("f"), "user.mark", b"lower").unwrap();
     fs::write(dir.join("g"), "g").unwrap();
+    fs::write(dir.join("k"), bytes(2, 5_000)).unwrap();
+    fs::hard_link(dir.join("k"), dir.join("k2")).unwrap();
     fs::write(dir.join("d/a"), "a").unwrap();
     symlink("target", dir.join("l")).unwrap();
     mknod(&dir.join("p"), FileType::Fifo, 0o644, (0, 0)).unwrap();

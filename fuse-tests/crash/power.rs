@@ -111,7 +111,7 @@ fn power_fails(t: &Tree, mut power: Power, mkfs: &[&str], megabytes: u64) {
     }
     let image = t.make_image(mkfs, megabytes);
     t.upper_on(&power.up(t, &image));
-    let rounds = if super::thorough() { 20 } else { 5 };
+    let rounds = if super::thorough() { 12 } else { 4 };
     let seed = super::seed();
     let mut dice = Dice::new(seed);
     for round in 0..rounds {
