@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
@@ -139,8 +139,7 @@ fn power_fails(t: &Tree, mut power: Power, mkfs: &[&str], megabytes: u64) {
         kill_process(t.server(), Signal::KILL).unwrap();
         t.drop_dead_mount();
         power.down(t);
-        let again = t.mount_image(&power.up(t, &image));
-        again.unwrap_or_else(|e| panic!("{label}: the disk again: {e}"));
+        mount_again(t, &power.up(t, &image), &label);
         let found = check(t, round, &promised, &label);
         eprintln!(
             "{label}: {found} files copied up, {} calls of fsync returned",
@@ -159,6 +158,16 @@ fn power_fails(t: &Tree, mut power: Power, mkfs: &[&str], megabytes: u64) {
     );
     // Before its disk goes.
     t.finish();
+}
+
+/// A server of another test that is starting may hold the file system of before for a moment, and
+/// xfs doesn't mount a second one with the same number.
+fn mount_again(t: &Tree, image: &Path, label: &str) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while let Err(why) = t.mount_image(image) {
+        assert!(Instant::now() < end, "{label}: the disk again: {why}");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn place(round: usize, writer: usize, file: usize) -> String {
