@@ -2,13 +2,14 @@
 //! defined, but bounded: an error, or data of the layers; never a hang, a panic, or an object
 //! that lies outside the layers.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, XattrFlags};
 
@@ -26,6 +27,8 @@ cases! {
     lower_directories_swapped_in_mid_walk: OURS,
     upper_directories_swapped_in_mid_walk: OURS,
     upper_files_swapped_while_they_are_changed: OURS,
+    lower_files_cut_and_grown_while_they_are_copied: OURS,
+    names_that_come_and_go_while_they_are_listed,
 }
 
 /// Whatever shows this has left the layers.
@@ -278,6 +281,27 @@ fn upper_directories_replaced(t: &Tree) {
 const DIRS: usize = 60;
 const ROUNDS: usize = 12;
 
+/// Works while another thread disturbs it.
+fn while_disturbed<R>(disturb: impl Fn() + Sync, work: impl FnOnce() -> R) -> R {
+    struct AtTheEnd<'a>(&'a AtomicBool);
+    impl Drop for AtTheEnd<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                disturb();
+            }
+        });
+        // Of a failed test, too: its panic waits for the thread.
+        let _end = AtTheEnd(&done);
+        work()
+    })
+}
+
 /// One thread exchanges directories with links to the outside and back; meanwhile everything in
 /// them is looked at for the first time.
 fn swap_in_mid_walk(t: &Tree, layer: &Path) {
@@ -298,16 +322,13 @@ fn swap_in_mid_walk(t: &Tree, layer: &Path) {
     // The kernel must know the directories as such: it would follow a link itself.
     let known = |number: usize| fs::symlink_metadata(root.join(format!("d{number}"))).unwrap().is_dir();
     assert!((0..DIRS).all(known));
-    let done = AtomicBool::new(false);
-    let read = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                for number in 0..DIRS {
-                    let [dir, link] = ["d", "x"].map(|kind| layer.join(format!("{kind}{number}")));
-                    let _ = rename2(&dir, &link, RenameFlags::EXCHANGE);
-                }
-            }
-        });
+    let exchange = || {
+        for number in 0..DIRS {
+            let [dir, link] = ["d", "x"].map(|kind| layer.join(format!("{kind}{number}")));
+            let _ = rename2(&dir, &link, RenameFlags::EXCHANGE);
+        }
+    };
+    let read = while_disturbed(exchange, || {
         let mut read_well = 0;
         for round in 0..ROUNDS {
             for number in 0..DIRS {
@@ -320,7 +341,6 @@ fn swap_in_mid_walk(t: &Tree, layer: &Path) {
                 make_in(&opened, &format!("n{round}"));
             }
         }
-        done.store(true, Ordering::Relaxed);
         read_well
     });
     t.assert_lives();
@@ -348,13 +368,10 @@ fn upper_files_swapped_while_they_are_changed(t: &Tree) {
     t.mount();
     let merged = t.at("f");
     let held = fs::File::open(&merged).unwrap();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                let _ = rename2(&layer.join("f"), &layer.join("x"), RenameFlags::EXCHANGE);
-            }
-        });
+    let exchange = || {
+        let _ = rename2(&layer.join("f"), &layer.join("x"), RenameFlags::EXCHANGE);
+    };
+    while_disturbed(exchange, || {
         for round in 0..400 {
             let mode = Mode::from_raw_mode(0o600 + (round % 8));
             let _ = rustix::fs::fchmod(&held, mode);
@@ -362,8 +379,90 @@ fn upper_files_swapped_while_they_are_changed(t: &Tree) {
             let _ = rustix::fs::fsetxattr(&held, "user.x", b"1", XattrFlags::empty());
             let _ = held.set_len(u64::from(round));
         }
-        done.store(true, Ordering::Relaxed);
     });
     t.assert_lives();
     before.assert_same("outside before", &Snapshot::of(&outside), "outside after");
+}
+
+/// A copy-up that its original runs away from: an error, or a copy of something that was there.
+fn lower_files_cut_and_grown_while_they_are_copied(t: &Tree) {
+    const FILES: usize = 40;
+    const FULL: usize = 3 << 20;
+    let data = vec![b'd'; FULL];
+    for number in 0..FILES {
+        fs::write(t.low(&format!("f{number}")), &data).unwrap();
+    }
+    t.lowers_may_change();
+    t.watch(None);
+    t.mount();
+    let (now, layer) = (AtomicUsize::new(0), t.layer(0));
+    let cut_and_grow = || {
+        let path = layer.join(format!("f{}", now.load(Ordering::Relaxed)));
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        for size in [FULL / 3, 0, 2 * FULL, FULL] {
+            file.set_len(size as u64).unwrap();
+        }
+    };
+    let copied = while_disturbed(cut_and_grow, || {
+        let mut copied = 0;
+        for number in 0..FILES {
+            now.store(number, Ordering::Relaxed);
+            let opened = fs::OpenOptions::new().append(true).open(t.at(&format!("f{number}")));
+            if opened.and_then(|mut file| file.write_all(b"+")).is_err() {
+                continue;
+            }
+            copied += 1;
+            let there = fs::read(t.upper(&format!("f{number}"))).unwrap();
+            // What was cut off has left a hole.
+            assert!(there.iter().all(|byte| b"d+\0".contains(byte)), "f{number}: foreign data");
+            assert!(there.contains(&b'+'), "f{number}: a write is lost");
+        }
+        copied
+    });
+    assert!(copied > 0, "nothing could be copied up");
+    t.assert_lives();
+}
+
+/// Whoever lists a directory meanwhile sees each name that stays once, and each other at most once.
+fn names_that_come_and_go_while_they_are_listed(t: &Tree) {
+    const STAY: usize = 400;
+    const COME_AND_GO: usize = 50;
+    for (layer, kind) in [(t.layer(0), "low"), (t.upper(""), "up")] {
+        fs::create_dir(layer.join("d")).unwrap();
+        for number in 0..STAY {
+            fs::write(layer.join(format!("d/{kind}-{number}")), "").unwrap();
+        }
+    }
+    t.lowers_may_change();
+    t.watch(None);
+    t.mount();
+    let dir = t.at("d");
+    let layers = [t.layer(0).join("d"), t.upper("d")];
+    let turn = AtomicUsize::new(0);
+    let come_and_go = || {
+        let number = turn.fetch_add(1, Ordering::Relaxed) % COME_AND_GO;
+        let path = layers[number % 2].join(format!("passing-{number}"));
+        if fs::remove_file(&path).is_err() {
+            let _ = fs::write(&path, "");
+        }
+    };
+    while_disturbed(come_and_go, || {
+        for _ in 0..60 {
+            let mut seen = BTreeSet::new();
+            for entry in fs::read_dir(&dir).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                assert!(seen.insert(name.clone()), "{name} twice");
+            }
+            for kind in ["low", "up"] {
+                for number in 0..STAY {
+                    let name = format!("{kind}-{number}");
+                    assert!(seen.contains(&name), "{name} is missing");
+                }
+            }
+            // The listing is made anew.
+            fs::write(dir.join("own"), "").unwrap();
+            fs::remove_file(dir.join("own")).unwrap();
+        }
+    });
+    t.assert_lives();
 }

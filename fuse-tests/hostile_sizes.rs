@@ -9,9 +9,11 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom};
 
-use crate::common::{Tree, cases, fails, getting_on, join_bytes, names, skip};
+use crate::common::{
+    Limit, Snapshot, Tree, cases, chmod, fails, getting_on, join_bytes, mknod, names, skip,
+};
 
 cases! {
     names_of_one_byte,
@@ -22,6 +24,7 @@ cases! {
     links_of_4095_bytes,
     crowded_directory,
     file_of_2_to_the_43_bytes,
+    work_directory_full_of_anything: Limit::Fuse("the kernel's overlay mounts read-only over deep ones"),
 }
 
 /// Every byte that can be a name.
@@ -285,5 +288,36 @@ fn file_of_2_to_the_43_bytes(t: &Tree) {
     assert!(copy.blocks() < 10_000, "{} blocks: its holes are filled", copy.blocks());
     t.mount();
     fs::remove_file(t.at("f")).unwrap();
+    t.assert_lives();
+}
+
+/// Whatever is in the work directory goes, and nothing outside of it.
+fn work_directory_full_of_anything(t: &Tree) {
+    const LEVELS: usize = 300;
+    t.lower(&["f=l"]);
+    let outside = t.beside("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("f"), "outside").unwrap();
+    let before = Snapshot::of(&outside);
+    let work = t.work("work");
+    fs::create_dir(&work).unwrap();
+    symlink(&outside, work.join("link")).unwrap();
+    mknod(&work.join("fifo"), FileType::Fifo, 0o600, (0, 0)).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(work.join("socket")).unwrap());
+    fs::write(work.join("n".repeat(255)), "").unwrap();
+    fs::create_dir_all(work.join("closed/inner")).unwrap();
+    symlink(&outside, work.join("closed/inner/link")).unwrap();
+    chmod(work.join("closed"), 0);
+    drop(descend(&work, &[b'd'; 255], LEVELS));
+    t.watch(Some(128));
+    t.mount();
+    fs::write(t.at("f"), "u").unwrap();
+    assert_eq!(t.read("f"), "u");
+    t.umount();
+    // It is closed even to its owner.
+    chmod(&work, 0o700);
+    assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+    before.assert_same("outside before", &Snapshot::of(&outside), "outside after");
+    t.mount();
     t.assert_lives();
 }

@@ -10,6 +10,7 @@ mod tree;
 mod watch;
 
 pub(crate) use calls::*;
+pub(crate) use machine::is_real_root;
 pub(crate) use plant::{names, plant, sketch};
 pub(crate) use snapshot::{Node, Snapshot};
 pub(crate) use suite::{Case, Limit, getting_on, skip};

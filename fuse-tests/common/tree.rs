@@ -38,6 +38,8 @@ pub(crate) struct Tree {
     lowers: RefCell<Vec<(PathBuf, Snapshot)>>,
     check_lowers: Cell<bool>,
     small_disk: Cell<bool>,
+    /// What the disk is mounted from, if from an image.
+    image: RefCell<Option<PathBuf>>,
     foreign_upper: RefCell<Option<PathBuf>>,
     pub(super) watch: RefCell<Option<Watch>>,
 }
@@ -61,6 +63,7 @@ impl Tree {
             lowers: RefCell::default(),
             check_lowers: Cell::new(true),
             small_disk: Cell::new(false),
+            image: RefCell::default(),
             foreign_upper: RefCell::default(),
             watch: RefCell::default(),
         }
@@ -96,6 +99,16 @@ impl Tree {
         self.options.borrow_mut().push(option.to_owned());
     }
 
+    /// Takes a mount option back.
+    pub(crate) fn without_option(&self, option: &str) {
+        self.options.borrow_mut().retain(|other| other != option);
+    }
+
+    /// Whether a mount option was chosen.
+    pub(crate) fn has_option(&self, option: &str) -> bool {
+        self.options.borrow().iter().any(|other| other == option)
+    }
+
     /// Leaves out the check that the lower layers are untouched at the end; for tests that change
     /// them on purpose.
     pub(crate) fn lowers_may_change(&self) {
@@ -104,7 +117,7 @@ impl Tree {
 
     /// Puts upper and work directory on a file system of their own, of this size.
     pub(crate) fn upper_on_a_disk_of(&self, size: &str) {
-        let disk = self.beside("disk");
+        let disk = self.disk();
         fs::create_dir(&disk).expect("the disk's directory");
         let options = format!("size={size},mode=755");
         mount(
@@ -115,14 +128,88 @@ impl Tree {
             Some(&*options),
         )
         .unwrap_or_else(|e| super::skip(format!("tmpfs: {e}")));
-        self.small_disk.set(true);
-        for name in ["u", "w"] {
-            fs::create_dir(disk.join(name)).expect("a directory on the disk");
-        }
+        self.disk_is_there();
         if super::xattr_set(disk.join("u"), &self.private("probe"), b"1").is_err() {
             super::skip("tmpfs has no such attributes here");
         }
         super::xattr_remove(disk.join("u"), &self.private("probe")).expect("remove the probe");
+    }
+
+    /// Puts upper and work directory on an image with a file system made by `mkfs` (a whole
+    /// command, to which the image is added). Needs the machine's root.
+    pub(crate) fn upper_on_an_image(&self, mkfs: &[&str], megabytes: u64) {
+        let image = self.make_image(mkfs, megabytes);
+        self.upper_on(&image);
+    }
+
+    /// Makes an image with a file system.
+    pub(crate) fn make_image(&self, mkfs: &[&str], megabytes: u64) -> PathBuf {
+        let image = self.beside("disk.img");
+        let file = File::create_new(&image).expect("the image");
+        file.set_len(megabytes << 20).expect("the image's size");
+        let made = Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image).output();
+        let made = made.unwrap_or_else(|e| super::skip(format!("{}: {e}", mkfs[0])));
+        if !made.status.success() {
+            let why = String::from_utf8_lossy(&made.stderr).into_owned();
+            super::skip(format!("{}: {}", mkfs[0], why.trim()));
+        }
+        image
+    }
+
+    /// Puts upper and work directory on this image, where they aren't yet.
+    pub(crate) fn upper_on(&self, image: &Path) {
+        fs::create_dir(self.disk()).expect("the disk's directory");
+        if let Err(why) = self.mount_image(image) {
+            super::skip(format!("mounting an image: {why}"));
+        }
+        self.disk_is_there();
+    }
+
+    /// Mounts an image, again after [`Tree::umount_disk`].
+    pub(crate) fn mount_image(&self, image: &Path) -> Result<(), String> {
+        let mut command = Command::new("mount");
+        command.args(["-o", "loop"]);
+        let mounted = command.arg(image).arg(self.disk()).output();
+        let mounted = mounted.map_err(|e| e.to_string())?;
+        if mounted.status.success() {
+            *self.image.borrow_mut() = Some(image.to_path_buf());
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned())
+        }
+    }
+
+    /// Unmounts the disk that upper and work directory are on; returns when it is unmounted
+    /// everywhere.
+    pub(crate) fn umount_disk(&self) {
+        // A server that was killed still has it open for a moment, and a copy of the mount after
+        // that. An image that is mounted again before would be the same file system as before.
+        wait_until("umount of the disk", || {
+            match umount2(&self.disk(), MntFlags::empty()) {
+                Ok(()) => true,
+                Err(errno) => {
+                    assert_eq!(errno, nix::errno::Errno::EBUSY, "umount of the disk");
+                    false
+                }
+            }
+        });
+        if let Some(image) = self.image.take() {
+            wait_until("the end of the loop device", || {
+                !is_on_a_loop_device(&image)
+            });
+        }
+    }
+
+    /// The root of the disk that upper and work directory are on.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.beside("disk")
+    }
+
+    fn disk_is_there(&self) {
+        self.small_disk.set(true);
+        for name in ["u", "w"] {
+            fs::create_dir(self.disk().join(name)).expect("a directory on the disk");
+        }
     }
 
     /// Uses another tree's upper and work directory.
@@ -334,6 +421,7 @@ impl Tree {
         let elsewhere = |why: &String| why.contains("in a mount namespace of its own");
         match done {
             Err(why) if self.watch.borrow().is_some() && elsewhere(&why) => {}
+            Err(why) if elsewhere(&why) => wait_for_server(&why),
             Err(why) => panic!("umount: {why}"),
             Ok(()) => {}
         }
@@ -369,7 +457,7 @@ impl Tree {
             );
         }
         if self.small_disk.replace(false) {
-            umount2(&self.dir.join("disk"), MntFlags::empty()).expect("umount of the disk");
+            self.umount_disk();
         }
     }
 
@@ -378,7 +466,9 @@ impl Tree {
         let target = dir.join("m");
         let _ = umount2(&target, MntFlags::MNT_FORCE);
         let _ = umount2(&target, MntFlags::MNT_DETACH);
-        let _ = umount2(&dir.join("disk"), MntFlags::MNT_DETACH);
+        for below in ["disk", "served"] {
+            let _ = umount2(&dir.join(below), MntFlags::MNT_DETACH);
+        }
     }
 
     fn layer_options(&self) -> Vec<(&'static str, OsString)> {
@@ -530,6 +620,30 @@ impl Drop for Tree {
             watch.wait();
         }
     }
+}
+
+/// Waits for the server that an error names.
+fn wait_for_server(why: &str) {
+    let number = why.split("its server (process ").nth(1);
+    let number = number.and_then(|rest| rest.split(')').next());
+    let place = Path::new("/proc").join(number.expect("a server's number"));
+    wait_until(why, || !place.exists());
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !done() {
+        assert!(std::time::Instant::now() < end, "{what}: it takes too long");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+fn is_on_a_loop_device(image: &Path) -> bool {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut files = devices.map(|device| device.path().join("loop/backing_file"));
+    files.any(|file| {
+        fs::read(file).is_ok_and(|name| name.trim_ascii_end() == image.as_os_str().as_bytes())
+    })
 }
 
 fn join(root: &Path, path: &str) -> PathBuf {

@@ -6,18 +6,14 @@
 //! the same; nothing unfinished is left; and the same operation works when nothing fails any more.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{lchown, symlink};
-use std::path::Path;
+use std::io;
 
-use rustix::fs::FileType;
+use crate::common::{Carrier, Limit, Tree, cases, getting_on, skip};
 
-use crate::common::{Limit, Tree, cases, chmod, getting_on, mknod, set_times, xattr_set};
-
-use super::dice::{Dice, bytes};
+use super::dice::Dice;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
+use super::operations::{self, CUTS, Operation, append, plant};
 use super::tracer::{Call, Injection, Tracer, counts};
 
 const TRACED: Limit = Limit::Fuse("the kernel's overlay has no server to trace");
@@ -29,6 +25,7 @@ cases! {
     names_made: TRACED,
     names_removed: TRACED,
     names_moved: TRACED,
+    leading_elsewhere: Limit::Root("only the machine's root has redirects, metadata copies and indexes"),
     copy_up_is_on_the_disk_before_it_is_published: TRACED,
 }
 
@@ -41,289 +38,121 @@ const ERRORS: [(&str, i32); 5] = [
     ("EMFILE", libc::EMFILE),
 ];
 
-/// An operation in a directory of its own, which the lower layer has as [`plant`] makes it.
-struct Operation {
-    name: &'static str,
-    /// Done through the mount before anything fails.
-    before: fn(&Path),
-    run: fn(&Path) -> io::Result<()>,
-}
-
-fn nothing(_: &Path) {}
-
 fn copy_up_of_a_file(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "append",
-                before: nothing,
-                run: append,
-            },
-            Operation {
-                name: "chmod",
-                before: nothing,
-                run: |d| change_mode(&d.join("f")),
-            },
-            Operation {
-                name: "xattr",
-                before: nothing,
-                run: |d| xattr_set(d.join("f"), "user.mark", b"x"),
-            },
-        ],
-    );
+    inject(t, operations::COPY_UP_OF_A_FILE, Errors::Each);
 }
 
 fn copy_up_without_data(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: CUT,
-                before: nothing,
-                run: |d| {
-                    OpenOptions::new()
-                        .write(true)
-                        .open(d.join("f"))?
-                        .set_len(10)
-                },
-            },
-            Operation {
-                name: "chown",
-                before: nothing,
-                run: |d| lchown(d.join("f"), Some(0), Some(0)),
-            },
-        ],
-    );
+    inject(t, operations::COPY_UP_WITHOUT_DATA, Errors::Each);
 }
 
 fn copy_up_of_other_kinds(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "link",
-                before: nothing,
-                run: |d| set_times(&d.join("l"), (5, 0), (6, 0)),
-            },
-            Operation {
-                name: "fifo",
-                before: nothing,
-                run: |d| change_mode(&d.join("p")),
-            },
-            Operation {
-                name: "dir",
-                before: nothing,
-                run: |d| change_mode(&d.join("d")),
-            },
-        ],
-    );
+    inject(t, operations::COPY_UP_OF_OTHER_KINDS, Errors::Each);
 }
 
 fn names_made(t: &Tree) {
-    let gone = |d: &Path| fs::remove_file(d.join("f")).unwrap();
-    inject(
-        t,
-        &[
-            Operation {
-                name: "create",
-                before: nothing,
-                run: |d| create(&d.join("n")),
-            },
-            Operation {
-                name: "create_over",
-                before: gone,
-                run: |d| create(&d.join("f")),
-            },
-            Operation {
-                name: "mkdir",
-                before: nothing,
-                run: |d| fs::create_dir(d.join("n")),
-            },
-            Operation {
-                name: "mkdir_over",
-                before: gone,
-                run: |d| fs::create_dir(d.join("f")),
-            },
-            Operation {
-                name: "symlink_over",
-                before: gone,
-                run: |d| symlink("there", d.join("f")),
-            },
-            Operation {
-                name: "fifo_over",
-                before: gone,
-                run: |d| mknod(&d.join("f"), FileType::Fifo, 0o644, (0, 0)),
-            },
-            Operation {
-                name: "hard_link",
-                before: nothing,
-                run: |d| fs::hard_link(d.join("f"), d.join("n")),
-            },
-            Operation {
-                name: "hard_link_over",
-                before: gone,
-                run: |d| fs::hard_link(d.join("g"), d.join("f")),
-            },
-        ],
-    );
+    inject(t, operations::NAMES_MADE, Errors::One);
 }
 
 fn names_removed(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "unlink",
-                before: nothing,
-                run: |d| fs::remove_file(d.join("f")),
-            },
-            Operation {
-                name: "unlink_copied",
-                before: |d| append(d).unwrap(),
-                run: |d| fs::remove_file(d.join("f")),
-            },
-            Operation {
-                name: "unlink_new",
-                before: |d| create(&d.join("n")).unwrap(),
-                run: |d| fs::remove_file(d.join("n")),
-            },
-            Operation {
-                name: "rmdir",
-                before: nothing,
-                run: |d| fs::remove_dir(d.join("e")),
-            },
-            Operation {
-                name: "rmdir_with_whiteouts",
-                before: |d| fs::remove_file(d.join("d/a")).unwrap(),
-                run: |d| fs::remove_dir(d.join("d")),
-            },
-        ],
-    );
+    inject(t, operations::NAMES_REMOVED, Errors::One);
 }
 
 fn names_moved(t: &Tree) {
-    inject(
-        t,
-        &[
-            Operation {
-                name: "rename",
-                before: nothing,
-                run: |d| fs::rename(d.join("f"), d.join("n")),
-            },
-            Operation {
-                name: "rename_over",
-                before: nothing,
-                run: |d| fs::rename(d.join("f"), d.join("g")),
-            },
-            Operation {
-                name: "rename_over_whiteout",
-                before: |d| fs::remove_file(d.join("g")).unwrap(),
-                run: |d| fs::rename(d.join("f"), d.join("g")),
-            },
-            Operation {
-                name: "rename_dir_over_whiteout",
-                before: |d| {
-                    fs::create_dir(d.join("n")).unwrap();
-                    create(&d.join("n/x")).unwrap();
-                    fs::remove_file(d.join("g")).unwrap();
-                },
-                run: |d| fs::rename(d.join("n"), d.join("g")),
-            },
-            Operation {
-                name: "rename_dir_over_emptied",
-                before: |d| {
-                    fs::create_dir(d.join("n")).unwrap();
-                    fs::remove_file(d.join("d/a")).unwrap();
-                },
-                run: |d| fs::rename(d.join("n"), d.join("d")),
-            },
-        ],
-    );
+    inject(t, operations::NAMES_MOVED, Errors::One);
 }
 
-fn append(dir: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .append(true)
-        .open(dir.join("f"))?
-        .write_all(b"+")
+fn leading_elsewhere(t: &Tree) {
+    if t.carrier() == Carrier::Kernel {
+        skip("the kernel's overlay has no server to trace");
+    }
+    for option in ["redirect_dir=on", "metacopy=on", "index=on"] {
+        t.option(option);
+    }
+    inject(t, operations::LEADING_ELSEWHERE, Errors::OneForHalf);
 }
 
-fn create(path: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map(drop)
-}
-
-fn change_mode(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o701))
-}
-
-/// The objects that the operations work on.
-fn plant(dir: &Path) {
-    fs::create_dir_all(dir.join("d")).unwrap();
-    fs::create_dir(dir.join("e")).unwrap();
-    fs::write(dir.join("f"), bytes(1, 20_000)).unwrap();
-    xattr_set(dir.join("f"), "user.mark", b"lower").unwrap();
-    fs::write(dir.join("g"), "g").unwrap();
-    fs::write(dir.join("d/a"), "a").unwrap();
-    symlink("target", dir.join("l")).unwrap();
-    mknod(&dir.join("p"), FileType::Fifo, 0o644, (0, 0)).unwrap();
-    chmod(dir.join("e"), 0o750);
+/// How many of the errors a call fails with where there is time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Errors {
+    Each,
+    One,
+    /// One, for every other call: for a plain user it is the same code as for root.
+    OneForHalf,
 }
 
 /// What one case did.
 #[derive(Default)]
 struct Tally {
+    tried: usize,
     hit: usize,
     survived: usize,
     findings: Vec<String>,
 }
 
 /// Directories planted for each operation: one for a trial.
-const DIRECTORIES: usize = 120;
+fn directories(errors: Errors) -> usize {
+    match (super::thorough(), errors) {
+        (false, _) => 60,
+        (true, Errors::One | Errors::OneForHalf) => 120,
+        (true, Errors::Each) => 400,
+    }
+}
+
 /// Of the possible trials, one in so many is made where time is short.
 const SHARE: usize = 4;
 
-fn inject(t: &Tree, operations: &[Operation]) {
+fn inject(t: &Tree, operations: &[Operation], errors: Errors) {
+    let errors = if t.is_real_root() {
+        errors
+    } else {
+        Errors::One
+    };
     for operation in operations {
-        for number in 0..DIRECTORIES {
+        for number in 0..directories(errors) {
             plant(&t.low(&format!("{}{number}", operation.name)));
         }
     }
     t.mount();
-    let mut tally = Tally::default();
-    let seed = super::number(super::SEED).unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = super::seed();
     for operation in operations {
         let mut trials = Trials {
             t,
             operation,
+            errors,
             used: 0,
         };
+        let mut tally = Tally::default();
         trials.run(&mut Dice::new(seed), &mut tally);
+        let name = operation.name;
+        let Tally {
+            tried,
+            hit,
+            survived,
+            findings,
+        } = tally;
+        eprintln!(
+            "{name}: {hit} calls of {tried} failed on purpose, {survived} of them without harm"
+        );
+        assert!(
+            findings.is_empty(),
+            "seed {seed}, {} findings:\n{}",
+            findings.len(),
+            findings.join("\n")
+        );
+        // Which thread is asked isn't ours to choose.
+        assert!(
+            hit > 0 && hit * 2 >= tried,
+            "{name}: {hit} of {tried} calls failed"
+        );
     }
-    let Tally {
-        hit,
-        survived,
-        findings,
-    } = tally;
-    eprintln!("{hit} calls failed on purpose, {survived} of them without harm to the operation");
-    assert!(
-        findings.is_empty(),
-        "seed {seed}, {} findings:\n{}",
-        findings.len(),
-        findings.join("\n")
-    );
-    assert!(hit > 0, "no call failed");
 }
 
 /// The trials of one operation.
 struct Trials<'a> {
     t: &'a Tree,
     operation: &'a Operation,
+    errors: Errors,
     used: usize,
 }
 
@@ -332,7 +161,8 @@ impl Trials<'_> {
     fn fresh(&mut self) -> String {
         let dir = format!("{}{}", self.operation.name, self.used);
         self.used += 1;
-        assert!(self.used <= DIRECTORIES, "more trials than directories");
+        let there = directories(self.errors);
+        assert!(self.used <= there, "more trials than directories");
         (self.operation.before)(&self.t.at(&dir));
         // What the kernel has to look up is looked up: what is traced is the operation alone.
         look(&self.t.at(""), &dir);
@@ -345,16 +175,35 @@ impl Trials<'_> {
         let run = self.operation.run;
         let calls = record(self.t, || run(&self.t.at(&first)).unwrap());
         let new = relative(look(&self.t.at(""), &first), &first);
-        let states = States { old, new };
+        // A plain user's namespace has no other owner to give a file to.
+        let unseen = self.operation.name == "chown" && !self.t.is_real_root();
+        let name = self.operation.name;
+        assert!(unseen || old != new, "{name}: nothing is seen of it");
+        let redirects =
+            (name.contains("rename") || name == LINK) && self.t.has_option("redirect_dir=on");
+        let states = States {
+            old,
+            new,
+            redirects,
+        };
         for (call, count) in counts(&calls) {
             // A call that this strace has no name for: nor can it make it fail.
             if call.starts_with("syscall_") {
                 continue;
             }
             for when in 1..=count {
-                if super::thorough() || dice.roll(SHARE) == 0 {
-                    let error = ERRORS[dice.roll(ERRORS.len())];
-                    self.try_one(&call, when, error, &states, tally);
+                let one = [ERRORS[dice.roll(ERRORS.len())]];
+                let errors: &[_] = match (super::thorough(), self.errors) {
+                    (true, Errors::Each) => &ERRORS,
+                    (true, Errors::One) => &one,
+                    (true, Errors::OneForHalf) if dice.roll(2) == 0 => &one,
+                    (true, Errors::OneForHalf) => &[],
+                    (false, _) if dice.roll(SHARE) == 0 => &one,
+                    (false, _) => &[],
+                };
+                for error in errors {
+                    tally.tried += 1;
+                    self.try_one(&call, when, *error, &states, tally);
                 }
             }
         }
@@ -384,7 +233,8 @@ impl Trials<'_> {
         }
         tally.hit += 1;
         tally.survived += usize::from(result.is_ok());
-        let may_have_happened = name == CUT || STATS.contains(&call);
+        let looks = STATS.contains(&call) || (name == LINK && MORE_STATS.contains(&call));
+        let may_have_happened = CUTS.contains(&name) || looks;
         if let Err(why) = self.judge(&dir, errno, result, states, may_have_happened) {
             tally
                 .findings
@@ -397,6 +247,8 @@ impl Trials<'_> {
 struct States {
     old: View,
     new: View,
+    /// The operation writes redirects.
+    redirects: bool,
 }
 
 impl Trials<'_> {
@@ -413,6 +265,11 @@ impl Trials<'_> {
         let mut expected = match &result {
             Ok(()) => &states.new,
             Err(error) if error.raw_os_error() == Some(errno) => &states.old,
+            // Where no redirect can be written it says, as the kernel does, that a program has to
+            // copy.
+            Err(error) if error.raw_os_error() == Some(libc::EXDEV) && states.redirects => {
+                &states.old
+            }
             Err(error) => return Err(format!("answered with another error: {error}")),
         };
         let said = if result.is_ok() { "worked" } else { "failed" };
@@ -462,15 +319,14 @@ impl Trials<'_> {
     }
 }
 
-/// The operation that may fail although it has happened: the cut itself was the copy-up, and what
-/// fails is what comes after it (the new times).
-const CUT: &str = "truncate";
-
 /// Calls that only look. An answer that says what came out needs one after the deed; where that
 /// fails, the deed can't be taken back, and the error is all that can be answered; the caller's
 /// kernel goes on with what it knew. (Of what was just made no file system reads anything from the
 /// disk for that.)
 const STATS: [&str; 3] = ["fstat", "newfstatat", "statx"];
+/// The same for a new link of an indexed file, where the answer also needs attributes.
+const LINK: &str = "linked_link";
+const MORE_STATS: [&str; 2] = ["fchdir", "lgetxattr"];
 
 fn same(what: &str, expected: &View, seen: View, dir: &str) -> Result<(), String> {
     let seen = relative(seen, dir);

@@ -23,16 +23,22 @@
 mod common;
 
 mod dice;
+mod disk;
+mod full;
 mod inject;
 mod kills;
 mod layers;
 mod model;
+mod operations;
+mod power;
 mod shared;
 mod tracer;
 mod writer;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+
+use rustix::fs::Mode;
 
 /// How many kills for each kind of user.
 pub(crate) const KILLS: &str = "OVERFALL_CRASH_KILLS";
@@ -52,7 +58,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    common::suite::main(&[("kills", kills::CASES), ("inject", inject::CASES)])
+    // What the writers' models expect.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    common::suite::main(&[
+        ("kills", kills::CASES),
+        ("inject", inject::CASES),
+        ("full", full::CASES),
+        ("power", power::CASES),
+    ])
 }
 
 /// This very command with our options moved to the environment, if there are any.
@@ -82,6 +95,11 @@ fn own_options() -> Result<Option<Command>, String> {
 /// Whether as much is wanted as fits into a run of the CI.
 pub(crate) fn thorough() -> bool {
     std::env::var_os("OVERFALL_CRASH").is_some_and(|value| value == "ci")
+}
+
+/// What chance starts from in this run.
+pub(crate) fn seed() -> u64 {
+    number(SEED).unwrap_or_else(|| u64::from(std::process::id()))
 }
 
 /// A number from the environment.

@@ -10,11 +10,13 @@ pub(crate) type Path = String;
 /// What is seen under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Seen {
-    Dir,
+    /// With its mode.
+    Dir(u32),
     Link(String),
     File {
         data: Vec<u8>,
         mode: u32,
+        owner: u32,
         mark: Option<Vec<u8>>,
     },
 }
@@ -42,6 +44,7 @@ pub(crate) enum Op {
     Truncate(Path, usize),
     Sync(Path),
     Chmod(Path, u32),
+    Chown(Path, u32),
     Mark(Path, u64),
     Unlink(Path),
     Link(Path, Path),
@@ -62,6 +65,7 @@ enum Item {
     /// Whether a lower layer has no part in it.
     Dir {
         pure: bool,
+        mode: u32,
     },
     Link(String),
     File(usize),
@@ -71,12 +75,25 @@ enum Item {
 struct FileState {
     data: Vec<u8>,
     mode: u32,
+    owner: u32,
     mark: Option<Vec<u8>>,
+}
+
+/// What a mount's options promise.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rules {
+    /// Directories with a lower part can be renamed (`redirect_dir=on`).
+    pub(crate) dirs_move: bool,
+    /// Lower hard links stay links (`index=on`).
+    pub(crate) links_stay: bool,
+    /// There are several owners.
+    pub(crate) owners: bool,
 }
 
 /// A writer's tree.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
+    rules: Rules,
     names: BTreeMap<Path, Item>,
     /// The files by a number of ours: several names may be one file.
     files: BTreeMap<usize, FileState>,
@@ -84,20 +101,39 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// A tree that a lower layer shows.
-    pub(crate) fn of_lower(view: &View) -> Self {
-        let mut model = Self::default();
+    /// A tree that a lower layer shows; `links` are pairs of names that are one file there.
+    pub(crate) fn of_lower(view: &View, links: &[(Path, Path)], rules: Rules) -> Self {
+        let mut model = Self {
+            rules,
+            ..Self::default()
+        };
         for (path, seen) in view {
             let item = match seen {
-                Seen::Dir => Item::Dir { pure: false },
+                Seen::Dir(mode) => Item::Dir {
+                    pure: false,
+                    mode: *mode,
+                },
                 Seen::Link(target) => Item::Link(target.clone()),
-                Seen::File { data, mode, mark } => Item::File(model.add(FileState {
+                Seen::File {
+                    data,
+                    mode,
+                    owner,
+                    mark,
+                } => Item::File(model.add(FileState {
                     data: data.clone(),
                     mode: *mode,
+                    owner: *owner,
                     mark: mark.clone(),
                 })),
             };
             model.names.insert(path.clone(), item);
+        }
+        if rules.links_stay {
+            for (name, other) in links {
+                let file = model.names[name].clone();
+                model.remove(other);
+                model.names.insert(other.clone(), file);
+            }
         }
         model
     }
@@ -111,13 +147,14 @@ impl Model {
     /// What it looks like.
     pub(crate) fn view(&self) -> View {
         let show = |item: &Item| match item {
-            Item::Dir { .. } => Seen::Dir,
+            Item::Dir { mode, .. } => Seen::Dir(*mode),
             Item::Link(target) => Seen::Link(target.clone()),
             Item::File(number) => {
                 let file = &self.files[number];
                 Seen::File {
                     data: file.data.clone(),
                     mode: file.mode,
+                    owner: file.owner,
                     mark: file.mark.clone(),
                 }
             }
@@ -142,6 +179,7 @@ impl Model {
                 let number = self.add(FileState {
                     data: Vec::new(),
                     mode: *mode,
+                    owner: 0,
                     mark: None,
                 });
                 self.names.insert(path.clone(), Item::File(number));
@@ -159,7 +197,11 @@ impl Model {
             Op::Cut(path) => self.file_at(path).data.clear(),
             Op::Truncate(path, size) => self.file_at(path).data.resize(*size, 0),
             Op::Sync(_) | Op::Publish { .. } => {}
-            Op::Chmod(path, mode) => self.file_at(path).mode = *mode,
+            Op::Chmod(path, mode) => match self.names.get_mut(path) {
+                Some(Item::Dir { mode: of_dir, .. }) => *of_dir = *mode,
+                _ => self.file_at(path).mode = *mode,
+            },
+            Op::Chown(path, owner) => self.file_at(path).owner = *owner,
             Op::Mark(path, tag) => self.file_at(path).mark = Some(bytes(*tag, 20)),
             Op::Unlink(path) | Op::Rmdir(path) => self.remove(path),
             Op::Link(from, to) => {
@@ -170,7 +212,11 @@ impl Model {
                 self.names.insert(path.clone(), Item::Link(target.clone()));
             }
             Op::Mkdir(path) => {
-                self.names.insert(path.clone(), Item::Dir { pure: true });
+                let dir = Item::Dir {
+                    pure: true,
+                    mode: 0o755,
+                };
+                self.names.insert(path.clone(), dir);
             }
             Op::Rename(from, to) => self.rename(from, to),
             Op::Exchange(a, b) => {
@@ -194,13 +240,8 @@ impl Model {
     }
 
     fn rename(&mut self, from: &str, to: &str) {
-        if self.names[from]
-            == self
-                .names
-                .get(to)
-                .cloned()
-                .unwrap_or(Item::Dir { pure: false })
-            && matches!(self.names[from], Item::File(_))
+        if matches!(self.names[from], Item::File(_))
+            && self.names.get(to) == Some(&self.names[from])
         {
             // Two names of one file: rename(2) does nothing.
             return;
@@ -327,7 +368,19 @@ impl Model {
                 Op::Truncate(path, size)
             }
             10 => Op::Sync(file(dice)?),
-            11 | 12 => Op::Chmod(file(dice)?, [0o600, 0o640, 0o644, 0o711][dice.roll(4)]),
+            11 => Op::Chmod(file(dice)?, [0o600, 0o640, 0o644, 0o711][dice.roll(4)]),
+            12 => match dice.roll(3) {
+                // A namespace may have no other.
+                0 if self.rules.owners => Op::Chown(file(dice)?, dice.roll(3) as u32),
+                1 => {
+                    let dirs = self.dirs();
+                    Op::Chmod(
+                        dice.pick(&dirs)?.clone(),
+                        [0o700, 0o755, 0o711][dice.roll(3)],
+                    )
+                }
+                _ => Op::Chmod(file(dice)?, [0o600, 0o640, 0o644, 0o711][dice.roll(4)]),
+            },
             13 => Op::Mark(file(dice)?, tag),
             14 | 15 => Op::Unlink(self.leaf(dice)?),
             16 => Op::Link(file(dice)?, self.free(root, dice)?),
@@ -402,14 +455,17 @@ impl Model {
         fits.then_some(Op::Rename(from, to))
     }
 
-    fn dir_rename(&self, _root: &str, dice: &mut Dice) -> Option<Op> {
-        let pure: Vec<_> = self
+    fn dir_rename(&self, root: &str, dice: &mut Dice) -> Option<Op> {
+        let movable: Vec<_> = self
             .names
             .iter()
-            .filter(|(_, item)| **item == Item::Dir { pure: true })
+            .filter(|(path, item)| match item {
+                Item::Dir { pure, .. } => *pure || (self.rules.dirs_move && *path != root),
+                _ => false,
+            })
             .map(|(path, _)| path.clone())
             .collect();
-        let (from, to) = (dice.pick(&pure)?.clone(), self.some_name(dice)?);
+        let (from, to) = (dice.pick(&movable)?.clone(), self.some_name(dice)?);
         let over = match self.names.get(&to) {
             None => true,
             Some(Item::Dir { .. }) => self.is_empty(&to),
@@ -455,11 +511,17 @@ pub(crate) fn difference(expected: &View, seen: &View) -> String {
 fn show(seen: Option<&Seen>) -> String {
     match seen {
         None => "nothing".to_owned(),
-        Some(Seen::Dir) => "a directory".to_owned(),
+        Some(Seen::Dir(mode)) => format!("a directory, mode {mode:o}"),
         Some(Seen::Link(target)) => format!("a link to {target}"),
-        Some(Seen::File { data, mode, mark }) => {
+        Some(Seen::File {
+            data,
+            mode,
+            owner,
+            mark,
+        }) => {
             let mark = if mark.is_some() { ", marked" } else { "" };
-            format!("a file of {} bytes, mode {mode:o}{mark}", data.len())
+            let size = data.len();
+            format!("a file of {size} bytes, mode {mode:o}, of {owner}{mark}")
         }
     }
 }

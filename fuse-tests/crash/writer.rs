@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -115,6 +115,7 @@ impl Writer {
             Op::Chmod(path, mode) => {
                 fs::set_permissions(at(path), fs::Permissions::from_mode(*mode))
             }
+            Op::Chown(path, owner) => chown(at(path), Some(*owner), Some(*owner)),
             Op::Mark(path, tag) => xattr_set(at(path), "user.mark", &bytes(*tag, 20)),
             Op::Unlink(path) => fs::remove_file(at(path)),
             Op::Link(from, to) => fs::hard_link(at(from), at(to)),

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom};
 
 use super::Errno;
 
@@ -54,29 +54,78 @@ pub fn for_each(
 
 /// Removes `name` in `dir` with all that is in it. A name that isn't there is fine.
 pub fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    if remove_one(dir, name)? == Removed::Full {
+        remove_contents(&open_own(dir, name)?)?;
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    Gone,
+    /// It is a directory that isn't empty.
+    Full,
+}
+
+fn remove_one(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Removed, Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Ok(()) | Err(Errno::NOENT) => return Ok(Removed::Gone),
         // Linux says EISDIR, POSIX allows EPERM.
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(errno) => return Err(errno),
     }
     match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        result => return result,
+        Ok(()) | Err(Errno::NOENT) => Ok(Removed::Gone),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(Removed::Full),
+        Err(errno) => Err(errno),
     }
-    remove_contents(&open_own(dir, name)?)?;
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
-/// Removes all that is in a directory.
+/// Removes all that is in a directory. What lies deeper is moved up to it: a tree may have more
+/// levels than we have descriptors or stack.
 fn remove_contents(top: &OwnedFd) -> Result<(), Errno> {
-    let mut names = Vec::new();
-    for_each(top.as_fd(), |name, _, _| names.push(name.to_os_string()))?;
-    for name in names {
-        remove(top.as_fd(), &name)?;
+    let mut moved = 0;
+    loop {
+        let names = names_in(top)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            if remove_one(top.as_fd(), &name)? == Removed::Gone {
+                continue;
+            }
+            let inner = open_own(top.as_fd(), &name)?;
+            for name in names_in(&inner)? {
+                if remove_one(inner.as_fd(), &name)? == Removed::Full {
+                    // A directory that moves must be writable itself.
+                    drop(open_own(inner.as_fd(), &name)?);
+                    move_up(&inner, &name, top, &mut moved)?;
+                }
+            }
+            rustix::fs::unlinkat(top, &name, AtFlags::REMOVEDIR)?;
+        }
     }
-    Ok(())
+}
+
+fn names_in(dir: &OwnedFd) -> Result<Vec<OsString>, Errno> {
+    let mut names = Vec::new();
+    rustix::fs::seek(dir, SeekFrom::Start(0))?;
+    for_each(dir.as_fd(), |name, _, _| names.push(name.to_os_string()))?;
+    Ok(names)
+}
+
+/// Gives a directory a name in `top` that nothing has.
+fn move_up(from: &OwnedFd, name: &OsStr, top: &OwnedFd, moved: &mut u64) -> Result<(), Errno> {
+    loop {
+        let free = format!("moved-up-{moved}");
+        *moved += 1;
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(from, name, top, free, flags) {
+            Err(Errno::EXIST) => {}
+            result => return result,
+        }
+    }
 }
 
 /// Opens a directory of our own whatever its permissions, by giving them back first.
@@ -109,5 +158,22 @@ mod tests {
         remove(top.as_fd(), OsStr::new("a")).unwrap();
         assert_eq!(list(top.as_fd(), OsStr::new(".")).unwrap(), Some(vec![]));
         remove(top.as_fd(), OsStr::new("a")).unwrap();
+    }
+
+    #[test]
+    fn a_tree_deeper_than_descriptors_and_stack_reach() {
+        const LEVELS: usize = 5_000;
+        let scratch = tempfile::tempdir().unwrap();
+        let top = OwnedFd::from(std::fs::File::open(scratch.path()).unwrap());
+        let mut dir = top.try_clone().unwrap();
+        for level in 0..LEVELS {
+            let name = if level == 0 { "a" } else { "moved-up-0" };
+            rustix::fs::mkdirat(&dir, name, Mode::RWXU).unwrap();
+            dir = rustix::fs::openat(&dir, name, DIR_FLAGS, Mode::empty()).unwrap();
+            rustix::fs::symlinkat("/", &dir, "link").unwrap();
+        }
+        drop(dir);
+        remove(top.as_fd(), OsStr::new("a")).unwrap();
+        assert_eq!(list(top.as_fd(), OsStr::new(".")).unwrap(), Some(vec![]));
     }
 }

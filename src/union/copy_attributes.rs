@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
 
-use super::copy_up::{Copy, copy_spot};
+use super::copy_up::{Copy, copy_spot, make_dir, times_of};
 use super::layer::RealDir;
+use super::node::Node;
 use super::owners;
 use super::spot::Spot;
 use super::types::{Attr, FileKind};
-use super::work::Work;
+use super::work::{Temp, Work};
 use super::{Outcome, Union};
 use crate::format::override_stat;
 use crate::sys::Errno;
@@ -125,6 +126,27 @@ impl Union {
         }
         spot.chmod(u32::from(shown.perm))
             .map_err(|errno| work.fault("copy-up: giving the mode", errno))
+    }
+
+    /// An empty directory in the work directory that hides what is below, with all that an upper
+    /// one has.
+    pub(super) fn empty_twin(&self, node: &Arc<Node>) -> Outcome<Temp<'_>> {
+        let work = self.work()?;
+        let spot = self.spot(node)?;
+        let stat = spot.stat()?;
+        let stat = stat.ok_or_else(|| spot.fault("emptying a directory", Errno::STALE))?;
+        let record = self.record_at(&spot, &stat);
+        let shown = self.owners.show(node.state.read().ino, &stat, record);
+        let copy = make_dir(work)?;
+        let owner = self.give_owner(work, &copy, &shown)?;
+        self.copy_xattrs(work, &spot, &copy)?;
+        self.mark_opaque(work.as_fd(), copy.temp.name())
+            .map_err(|errno| work.fault("marking opaque", errno))?;
+        self.give_mode(work, &copy, &shown, owner)?;
+        copy_spot(&copy)
+            .set_times(&times_of(&stat))
+            .map_err(|errno| work.fault("setting the times of a directory", errno))?;
+        Ok(copy.temp)
     }
 
     /// Writes what an object should look like where it can't.

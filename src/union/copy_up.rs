@@ -228,12 +228,7 @@ impl Union {
                 }
                 to
             }
-            FileKind::Directory => {
-                rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU)
-                    .map_err(fault("copy-up: creating the directory"))?;
-                open_temp(work, &temp, OFlags::RDONLY | OFlags::DIRECTORY)
-                    .map_err(fault("copy-up: opening the directory"))?
-            }
+            FileKind::Directory => new_dir(work, &temp)?,
             FileKind::Symlink => {
                 let target = self.read_link_at(spot)?;
                 rustix::fs::symlinkat(OsStr::from_bytes(&target), work.as_fd(), temp.name())
@@ -457,6 +452,23 @@ pub(super) fn copy_spot(copy: &Copy<'_>) -> Spot {
         Access::Path => copy.temp.spot(),
         Access::Read | Access::Append | Access::Write => Spot::Open(copy.file.clone()),
     }
+}
+
+/// A copy of a directory that has nothing of it yet.
+pub(super) fn make_dir(work: &Work) -> Outcome<Copy<'_>> {
+    let temp = work.temp()?;
+    let file = OpenFile::new(new_dir(work, &temp)?, Access::Read);
+    Ok(Copy {
+        temp,
+        file,
+        entry: None,
+    })
+}
+
+fn new_dir(work: &Work, temp: &Temp<'_>) -> Outcome<OwnedFd> {
+    rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU)
+        .and_then(|()| open_temp(work, temp, OFlags::RDONLY | OFlags::DIRECTORY))
+        .map_err(|errno| work.fault("copy-up: creating the directory", errno))
 }
 
 fn open_temp(work: &Work, temp: &Temp<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {

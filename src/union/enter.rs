@@ -112,7 +112,7 @@ impl Union {
 
     /// A new node of an upper file that was completed after it had been looked at.
     fn recheck(&self, node: &Node, dir: &RealDir, name: &OsStr, source: Source) -> Outcome<()> {
-        if source == Source::Upper && dir.xattr(name, self.namespace.metacopy())?.is_none() {
+        if source == Source::Upper && dir.sure_xattr(name, self.namespace.metacopy())?.is_none() {
             let old = node.state.write().data.take();
             drop(old);
         }

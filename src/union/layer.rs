@@ -232,6 +232,19 @@ impl RealDir {
         Ok(xattr::get_optional(dir.as_fd(), name, attr))
     }
 
+    /// As [`RealDir::xattr`], for an attribute that data would be lost without: only where the file
+    /// system says so, or the object may not be read, it isn't there. The kernel's overlay makes
+    /// the same difference for `metacopy` and `redirect`.
+    pub(crate) fn sure_xattr(&self, name: &OsStr, attr: &OsStr) -> Result<Option<Vec<u8>>, Fault> {
+        let dir = self.open()?;
+        let value = if name == "." && dir.access() == Access::Read {
+            xattr::fget(dir.as_fd(), attr)
+        } else {
+            xattr::get(dir.as_fd(), name, attr)
+        };
+        sure(value).map_err(|errno| self.fault("reading an attribute", name, errno))
+    }
+
     /// Whether the directory may hold copied-up entries, as its `impure` mark says.
     pub(crate) fn is_impure(&self, attr: &OsStr) -> Result<bool, Fault> {
         if let Some(known) = self.impure.get() {
@@ -270,5 +283,14 @@ impl RealDir {
 impl Drop for RealDir {
     fn drop(&mut self) {
         self.ground.descriptors.remove(self.slot);
+    }
+}
+
+/// `None` for an attribute that isn't there as far as anyone can know.
+pub(super) fn sure(value: Result<Vec<u8>, Errno>) -> Result<Option<Vec<u8>>, Errno> {
+    match value {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }

@@ -81,7 +81,7 @@ impl Union {
         if !asks && !hollow && !real.is_impure(self.namespace.impure())? {
             return Ok(false);
         }
-        match real.xattr(name, self.namespace.metacopy())? {
+        match real.sure_xattr(name, self.namespace.metacopy())? {
             None => Ok(false),
             Some(value) => match metacopy::check(&value) {
                 Ok(()) => Ok(true),

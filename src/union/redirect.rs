@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::Stat;
 
 use super::descriptors::OpenFile;
-use super::layer::{LayerIndex, RealDir};
+use super::layer::{LayerIndex, RealDir, sure};
 use super::lookup::{DirLayer, Found, LowerAt, Source, is_dir};
 use super::metacopy::DataPlace;
 use super::node::{DirPart, Node};
@@ -243,7 +243,7 @@ impl Union {
 
     /// The redirect of `name` in a directory, or of the directory itself for `.`.
     pub(super) fn redirect_of(&self, real: &RealDir, name: &OsStr) -> Outcome<Option<Redirect>> {
-        match real.xattr(name, self.namespace.redirect())? {
+        match real.sure_xattr(name, self.namespace.redirect())? {
             None => Ok(None),
             Some(value) => match Redirect::parse(&value) {
                 Ok(redirect) => Ok(Some(redirect)),
@@ -454,9 +454,11 @@ impl<'n> Search<'n> {
             }
             _ => {}
         }
-        let redirect = match xattr::fget(file.as_fd(), union.namespace.redirect()) {
-            Err(_) => None,
-            Ok(value) => Some(
+        let redirect = sure(xattr::fget(file.as_fd(), union.namespace.redirect()))
+            .map_err(|errno| base.fault("reading a redirect", name, errno))?;
+        let redirect = match redirect {
+            None => None,
+            Some(value) => Some(
                 Redirect::parse(&value)
                     .map_err(|_| base.fault("reading a redirect", name, Errno::INVAL))?,
             ),

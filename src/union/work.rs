@@ -255,6 +255,11 @@ impl Temp<'_> {
         }
     }
 
+    /// Changes places with what has this name in `dir`, which is then the object to be removed.
+    pub(super) fn exchange(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::renameat_with(&self.work.fd, &self.name, dir, name, RenameFlags::EXCHANGE)
+    }
+
     /// Gives the finished object its name in `dir`. What stands there is treated as `flags` say.
     pub(super) fn publish(
         mut self,

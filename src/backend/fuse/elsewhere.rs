@@ -22,8 +22,14 @@ pub(super) fn wait(
     gone: impl Fn(Duration) -> bool,
 ) -> Result<()> {
     let start = Instant::now();
+    let mut before = None;
     while !gone(SOON) {
-        if let Some(holder) = device.and_then(holder) {
+        let now = device.and_then(holder);
+        // One that holds it only for now, as another server that is starting does, has gone the
+        // second time.
+        let stays = now.filter(|_| now == before);
+        before = now;
+        if let Some(holder) = stays {
             return Err(complaint(target)
                 .because(format!(
                     "it is unmounted here, but process {holder} has it in a mount namespace of \

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::fs::{AtFlags, RenameFlags};
 
 use super::super::copy_up::Data;
 use super::super::layer::RealDir;
@@ -16,6 +16,7 @@ use super::super::lookup::{Found, check_name};
 use super::super::node::{Link, Node, Real};
 use super::super::redirect::Reach;
 use super::super::types::{Fault, FileKind, Ino, NodeId, RenameMode};
+use super::super::work::Temp;
 use super::super::{DirNode, Outcome, Union};
 use super::create::Standing;
 use super::remove::Parting;
@@ -151,13 +152,20 @@ impl Union {
         }
         let is_dir = moving.dir.is_some();
         let target = self.look_at_target(to, moving, mode)?;
-        if let Target::Leaf { .. } | Target::Dir { .. } = target
-            && self.same_object(to, moving)?
-        {
-            // Two names of one file: rename(2) does nothing.
-            return Ok(());
+        let there = match &target {
+            Target::Dir { child, .. } => Some(child.node.id),
+            Target::Nothing | Target::Whiteout | Target::Leaf { .. } => None,
+        };
+        let outcome = match target {
+            Target::Leaf { .. } if self.same_object(to, moving)? => {
+                // Two names of one file: rename(2) does nothing.
+                return Ok(());
+            }
+            target => self.replace_target(from, moving, to, target, is_dir),
+        };
+        if let Some(id) = there {
+            self.release(id, 1);
         }
-        let outcome = self.replace_target(from, moving, to, target, is_dir);
         if outcome.is_ok() {
             self.moved(from, moving, to);
             self.listings
@@ -189,34 +197,38 @@ impl Union {
             .map_err(|errno| to.upper.fault("rename", to.name, errno))
         };
         let over_whiteout = matches!(target, Target::Whiteout);
-        if let Target::Dir {
-            child,
-            in_upper: true,
-        } = &target
-        {
-            self.hold_dir(child)?;
-            self.empty_upper_dir(to)?;
-        }
-        match (leaves_whiteout, over_whiteout) {
+        let emptied = match &target {
+            Target::Dir {
+                child,
+                in_upper: true,
+            } => self.empty_upper_dir(to, child)?,
+            _ => None,
+        };
+        let renamed = match (leaves_whiteout, over_whiteout) {
             // The whiteout at the target becomes the one at the source.
-            (true, true) => rename(RenameFlags::EXCHANGE)?,
-            (true, false) => rename(RenameFlags::WHITEOUT)?,
-            (false, true) if is_dir => {
-                rename(RenameFlags::EXCHANGE)?;
+            (true, true) => rename(RenameFlags::EXCHANGE),
+            (true, false) => rename(RenameFlags::WHITEOUT),
+            (false, true) if is_dir => rename(RenameFlags::EXCHANGE).map(|()| {
                 // The rename is done; a whiteout that stays hides nothing.
                 let removed = rustix::fs::unlinkat(from_file.as_fd(), from.name, AtFlags::empty());
                 if let Err(errno) = removed {
                     log::warn!("rename: {}: a whiteout stays: {errno}", from.name.display());
                 }
+            }),
+            (false, _) => rename(RenameFlags::empty()),
+        };
+        if let (Err(_), Some(full)) = (&renamed, &emptied) {
+            // Its node knows the directory that stood there, which hides what is below.
+            if let Err(errno) = full.exchange(to_file.as_fd(), to.name) {
+                log::warn!("rename: {}: stays emptied: {errno}", to.name.display());
             }
-            (false, _) => rename(RenameFlags::empty())?,
         }
+        renamed?;
         match target {
             Target::Leaf { parting } => self.complete(parting),
             Target::Dir { child, .. } => {
                 child.node.state.write().named = false;
                 self.listings.drop_listing(child.node.id);
-                self.release(child.node.id, 1);
             }
             Target::Nothing | Target::Whiteout => {}
         }
@@ -369,23 +381,20 @@ impl Union {
     }
 
     /// Makes an upper directory that only holds whiteouts really empty, so that it can be
-    /// replaced: an empty opaque one takes its place.
-    fn empty_upper_dir(&self, side: &Side<'_>) -> Outcome<()> {
+    /// replaced: an empty opaque one takes its place, which looks the same to whoever mounts the
+    /// layers if this server dies here. The full one comes back; it goes when it is dropped.
+    fn empty_upper_dir(&self, side: &Side<'_>, child: &DirNode) -> Outcome<Option<Temp<'_>>> {
+        self.hold_dir(child)?;
         let file = side.upper.open()?;
         let names = tree::list(file.as_fd(), side.name)
             .map_err(|errno| side.upper.fault("reading a directory", side.name, errno))?;
         if names.is_none_or(|names| names.is_empty()) {
-            return Ok(());
+            return Ok(None);
         }
-        let work = self.work()?;
-        let temp = work.temp()?;
-        let fault = |op| move |errno| work.fault(op, errno);
-        rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU)
-            .map_err(fault("making an empty directory"))?;
-        self.mark_opaque(work.as_fd(), temp.name())
-            .map_err(fault("marking opaque"))?;
-        temp.publish(file.as_fd(), side.name, RenameFlags::EXCHANGE)
-            .map_err(|errno| side.upper.fault("emptying a directory", side.name, errno))
+        let temp = self.empty_twin(&child.node)?;
+        temp.exchange(file.as_fd(), side.name)
+            .map_err(|errno| side.upper.fault("emptying a directory", side.name, errno))?;
+        Ok(Some(temp))
     }
 
     /// Tells the node where it is now.
