@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use super::compare::{self, Pairs, differences};
 use super::execute::{Hands, Outcome};
-use super::known::{self, Then};
+use super::known::{self, Met, Then};
 use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
+use super::manner::Manner;
 use super::ops::{self, On, Op, SLOTS, Step};
 use super::random::Random;
 use super::side::{self, Carrier, Mounted};
@@ -26,7 +27,9 @@ const ENDED: &str = "ended";
 /// Layers and steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    pub(crate) power: Power,
+    pub(crate) manner: Manner,
+    /// Where the upper and each lower layer lie, if not beside the mount.
+    homes: Vec<PathBuf>,
     pub(crate) lowers: usize,
     pub(crate) entries: Vec<Entry>,
     pub(crate) steps: Vec<Step>,
@@ -48,27 +51,61 @@ pub(crate) struct Finding {
 pub(crate) type Tally = BTreeMap<&'static str, usize>;
 
 impl Case {
-    /// The case of a seed.
-    pub(crate) fn generate(seed: u64, power: Power, steps: usize) -> Self {
+    /// The case of a seed. What is elsewhere is there for layers.
+    pub(crate) fn generate(
+        seed: u64,
+        manner: &Manner,
+        steps: usize,
+        elsewhere: &[PathBuf],
+    ) -> Self {
         let mut random = Random::new(seed);
         let lowers = 1 + random.below(4);
-        let entries = layers::generate(&mut random, power, lowers);
-        let steps = ops::generate(&mut random, power, &entries, steps);
+        let entries = layers::generate(&mut random, manner.power, lowers);
+        let steps = ops::generate(&mut random, manner.power, &entries, steps);
         let mut case = Self {
-            power,
+            manner: manner.clone(),
+            homes: Vec::new(),
             lowers,
             entries,
             steps,
             nosy: random.percent(50),
         };
         case.part_privileges(random.percent(50));
+        // With other numbers, so that the rest is the same in every manner.
+        let mut random = Random::new(!seed);
+        if !elsewhere.is_empty() {
+            let one = |_| {
+                random
+                    .choose(elsewhere)
+                    .join(format!("layers-{}-{seed}", std::process::id()))
+            };
+            case.homes = (0..=lowers).map(one).collect();
+        }
+        if manner.drop_caches {
+            case.forget_now_and_then(&mut random);
+        }
         case
+    }
+
+    fn forget_now_and_then(&mut self, random: &mut Random) {
+        let forget = Step {
+            uid: 0,
+            umask: 0o022,
+            op: Op::DropCaches,
+        };
+        let steps = std::mem::take(&mut self.steps);
+        for step in steps {
+            if random.percent(8) {
+                self.steps.push(forget.clone());
+            }
+            self.steps.push(step);
+        }
     }
 
     /// Leaves out either setuid and setgid or what deals otherwise with them; `known.rs` says why.
     fn part_privileges(&mut self, keep: bool) {
         if keep {
-            let maps = self.power == Power::Root;
+            let maps = self.manner.power == Power::Root;
             for step in &mut self.steps {
                 let leave = match &step.op {
                     Op::Map { .. } => maps,
@@ -78,6 +115,7 @@ impl Case {
                 if !leave {
                     step.op = Op::Readdir {
                         on: On::Path(PathBuf::from(".")),
+                        room: 8192,
                     };
                 }
             }
@@ -170,9 +208,17 @@ impl Case {
         for side in &sides {
             side::abandon(&side.join("m"));
             let _ = fs::set_permissions(side.join("w/work"), fs::Permissions::from_mode(0o700));
+            if self.protects() {
+                side::unprotect(&side.join("u"));
+                side::unprotect(&side.join("w"));
+            }
         }
-        if let Err(error) = fs::remove_dir_all(dir) {
-            eprintln!("removing {}: {error}", dir.display());
+        for dir in self.homes.iter().map(|home| &**home).chain([dir]) {
+            if let Err(error) = fs::remove_dir_all(dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                eprintln!("removing {}: {error}", dir.display());
+            }
         }
         result
     }
@@ -180,12 +226,18 @@ impl Case {
     fn compare(&self, sides: &[PathBuf; 2], tally: &mut Tally) -> Result<(), Finding> {
         let carriers = [Carrier::Kernel, Carrier::Overfall];
         for side in sides {
-            layers::build(side, self.power, self.lowers, &self.entries)
-                .map_err(|error| plain("setup", error))?;
+            layers::build(
+                side,
+                self.manner.power,
+                self.lowers,
+                &self.entries,
+                &self.homes,
+            )
+            .map_err(|error| plain("setup", error))?;
         }
         let before = self.lower_trees(&sides[1])?;
         let mount = |side: usize, by| {
-            Mounted::new(&sides[side], by, self.power, self.lowers).map_err(|e| plain("mount", e))
+            Mounted::new(&sides[side], by, &self.manner, self.lowers).map_err(|e| plain("mount", e))
         };
         let mounts = [mount(0, carriers[0])?, mount(1, carriers[1])?];
         let mut pairs = Pairs::default();
@@ -199,7 +251,10 @@ impl Case {
             Ok(tree)
         };
         {
-            let mut hands = [Hands::new(mounts[0].root()), Hands::new(mounts[1].root())];
+            let mut hands = [
+                Hands::new(mounts[0].root(), &self.manner),
+                Hands::new(mounts[1].root(), &self.manner),
+            ];
             for (index, step) in self.steps.iter().enumerate() {
                 let finding = |finding: Finding| Finding {
                     step: Some(index),
@@ -222,16 +277,32 @@ impl Case {
         for (before, after) in before.iter().zip(&after) {
             report("lower", differences(("before", before), ("after", after)))?;
         }
-        report("work", compare::leftovers(&sides[1]))?;
+        let indexed = self.manner.has("index=on");
+        report("work", compare::leftovers(&sides[1], indexed))?;
         let upper = |side: usize| {
-            compare::upper(&sides[side].join("u"), self.power)
+            compare::upper(&sides[side].join("u"), self.manner.power)
                 .map_err(|error| plain("upper", error))
         };
         let (mut theirs, mut ours) = (upper(0)?, upper(1)?);
-        compare::forgive_marks(&mut theirs, &mut ours, self.power, pairs.in_vain);
+        compare::forgive_marks(&mut theirs, &mut ours, self.manner.power, pairs.in_vain);
+        // A redirected directory's lower names are elsewhere.
+        if !self.manner.has("redirect_dir=on") && self.plants_no_whiteouts() {
+            report("upper", compare::needless_whiteouts(&ours, &after))?;
+        }
         let (theirs, ours) = (("kernel", &theirs), ("overfall", &ours));
         report("upper", differences(theirs, ours))?;
         report("upper", compare::unlike_links(theirs, ours))?;
+        if indexed {
+            let index = |side: &PathBuf| {
+                let entries = compare::index(&side.join("w/index"), self.manner.power);
+                entries.map_err(|error| plain("index", error))
+            };
+            let (theirs, ours) = (index(&sides[0])?, index(&sides[1])?);
+            if theirs != ours {
+                let text = format!("index:\n    kernel: {theirs:#?}\n    overfall: {ours:#?}");
+                return Err(plain("index", text));
+            }
+        }
         for (side, by) in [(1, Carrier::Kernel), (0, Carrier::Overfall)] {
             let mounted = mount(side, by)?;
             let again = show(&mounted)?;
@@ -254,9 +325,6 @@ impl Case {
         tally: &mut Tally,
     ) -> Result<(), Finding> {
         pairs.part(&hands[0].parting(&step.op), &hands[1].parting(&step.op));
-        if step.op == Op::DropCaches && std::env::var_os("OVERFALL_DROP_CACHES").is_none() {
-            return Ok(());
-        }
         let [kernel, overfall] = hands;
         self.agree(step, kernel, overfall, pairs, tally, &name_of(&step.op))?;
         if self.nosy {
@@ -289,7 +357,14 @@ impl Case {
             *text = text.replace(look::OTHER_NUMBER, "");
         }
         if theirs.result != ours.result {
-            if let Some(known) = known::find(step, &theirs, &ours) {
+            let met = Met {
+                manner: &self.manner,
+                step,
+                kernel: &theirs,
+                overfall: &ours,
+                protects: self.protects(),
+            };
+            if let Some(known) = known::find(&met) {
                 *tally.entry(known.why).or_default() += 1;
                 pairs.in_vain |= known.then == Then::Close;
                 if known.then == Then::End {
@@ -315,7 +390,10 @@ impl Case {
             );
             return Err(plain(class, text));
         }
-        if matches!(step.op, Op::Link { .. }) && self.power == Power::User && ours.result.is_ok() {
+        if matches!(step.op, Op::Link { .. })
+            && self.manner.power == Power::User
+            && ours.result.is_ok()
+        {
             pairs.blind = true;
         }
         if let (Some(theirs), Some(ours), Op::Stat { on, .. }) =
@@ -339,6 +417,22 @@ impl Case {
             report("links", compare::unlike_links(theirs, ours))?;
         }
         report("st_ino", pairs.meet_all(kernel, overfall))
+    }
+
+    /// Whether something is made append-only or immutable.
+    fn protects(&self) -> bool {
+        let protects = |step: &Step| match &step.op {
+            Op::Flags {
+                set: Some(flags), ..
+            } => flags & ops::PROTECTING != 0,
+            _ => false,
+        };
+        self.steps.iter().any(protects)
+    }
+
+    fn plants_no_whiteouts(&self) -> bool {
+        let planted = |entry: &Entry| entry.layer == Layer::Upper && entry.kind == Kind::Whiteout;
+        !self.entries.iter().any(planted)
     }
 
     /// Whether there may be files whose node has another number than `stat` shows; see `known.rs`.

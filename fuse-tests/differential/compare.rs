@@ -1,6 +1,7 @@
 //! Compares what the two sides show and what they leave behind.
 
 use std::collections::{BTreeSet, HashMap};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -85,12 +86,20 @@ fn is_whiteout(node: &Node) -> bool {
 /// Reads an upper layer: whiteouts are whiteouts whatever their mode, the overlay's own
 /// attributes are brought to what must be the same.
 pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
+    /// Of an origin, what is the same for every object of a layer: version, length, flags, type
+    /// of the handle, identity of the file system.
+    const HEAD: usize = 21;
     let (origin, uuid) = (power.private("origin"), power.private("uuid"));
+    let (upper, protected) = (power.private("upper"), power.private("protattr"));
     let show = |name: &str, value: &[u8]| {
-        if name == origin {
-            // A file handle or empty, as the mounter's rights allow.
-            Some(format!("{name} is there"))
-        } else if name == uuid {
+        if name == origin || name == upper {
+            let head: Vec<_> = value
+                .iter()
+                .take(HEAD)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            Some(format!("{name}: {} bytes, {}", value.len(), head.concat()))
+        } else if name == uuid || name == protected {
             None
         } else {
             look::plainly(name, value)
@@ -101,6 +110,27 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
         node.lines = vec!["whiteout".to_owned()];
     }
     Ok(tree)
+}
+
+/// Whiteouts in an upper that hide nothing: no lower layer has the name.
+pub(crate) fn needless_whiteouts(upper: &Tree, lowers: &[Tree]) -> Vec<String> {
+    let whiteouts = upper.iter().filter(|(_, node)| is_whiteout(node));
+    whiteouts
+        .filter(|(path, _)| !lowers.iter().any(|lower| lower.contains_key(*path)))
+        .map(|(path, _)| format!("/{}: hides nothing", shown(path)))
+        .collect()
+}
+
+/// The entries of an index, but a whiteout that waits for its use. Their names are file handles, which
+/// aren't the same on both sides.
+pub(crate) fn index(dir: &Path, power: Power) -> std::io::Result<Vec<String>> {
+    let mut entries: Vec<_> = upper(dir, power)?
+        .iter()
+        .filter(|(path, _)| !path.as_os_str().as_bytes().starts_with(b"#"))
+        .map(|(_, node)| node.lines.join("; "))
+        .collect();
+    entries.sort();
+    Ok(entries)
 }
 
 /// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off or
@@ -125,12 +155,17 @@ pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power
 }
 
 /// Everything in the work directory that shouldn't be left there.
-pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
+pub(crate) fn leftovers(dir: &Path, indexed: bool) -> Vec<String> {
     let Ok(tree) = look::tree(&dir.join("w"), &look::plainly) else {
         return vec!["the work directory can't be read".to_owned()];
     };
+    let may_stay = |path: &Path| {
+        path.as_os_str().is_empty()
+            || path == Path::new("work")
+            || indexed && path.starts_with("index")
+    };
     tree.keys()
-        .filter(|path| !path.as_os_str().is_empty() && *path != Path::new("work"))
+        .filter(|path| !may_stay(path))
         .map(|path| format!("left in the work directory: {}", shown(path)))
         .collect()
 }

@@ -2,19 +2,22 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom,
-    Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
+    Timestamps, Uid, XattrFlags,
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::calls::{self, timespec};
 use super::layers::fill;
 use super::look;
+use super::manner::Manner;
 use super::mapping::Mapping;
-use super::ops::{MAP_LENGTH, MAPS, Moment, On, Op, SLOTS, Special, Step};
+use super::ops::{MAP_LENGTH, MAPS, Moment, On, Op, SLOTS, Special, Step, Whence};
+use super::place::Place;
 
 /// What came of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<String, i32>,
     /// `(st_dev, st_ino)` of the object that was looked at.
     pub(crate) identity: Option<(u64, u64)>,
+    /// Whether the descriptor's file has no name any more.
+    pub(crate) nameless: bool,
 }
 
 impl Outcome {
@@ -43,8 +48,17 @@ struct Descriptor {
 /// One mounted tree with the descriptors and mappings that are open in it.
 pub(crate) struct Hands {
     root: PathBuf,
+    custom: Custom,
     slots: [Option<Descriptor>; SLOTS],
     maps: [Option<Mapping>; MAPS],
+}
+
+/// What must be evened out.
+struct Custom {
+    /// A change of attributes copies no data.
+    metacopy: bool,
+    /// The upper may be on btrfs.
+    btrfs: bool,
 }
 
 enum Object<'a> {
@@ -59,9 +73,13 @@ type Done = io::Result<String>;
 
 impl Hands {
     /// For a tree mounted at `root`.
-    pub(crate) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf, manner: &Manner) -> Self {
         Self {
             root,
+            custom: Custom {
+                metacopy: manner.has("metacopy=on"),
+                btrfs: matches!(manner.place, Place::Btrfs | Place::Mixed | Place::Tmp),
+            },
             slots: [const { None }; SLOTS],
             maps: [const { None }; MAPS],
         }
@@ -69,26 +87,33 @@ impl Hands {
 
     /// The objects that may be gone after the step: their numbers may then be given to others.
     pub(crate) fn parting(&self, op: &Op) -> Vec<(u64, u64)> {
-        let mut parting = Vec::new();
-        match op {
+        let name = |path: &Path| {
+            let stat = rustix::fs::lstat(path).ok()?;
+            let last = stat.st_nlink <= 1 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            last.then_some((stat.st_dev, stat.st_ino))
+        };
+        let held = |slot: usize| {
+            let stat = rustix::fs::fstat(self.fd(slot).ok()?).ok()?;
+            let last = stat.st_nlink == 0 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            last.then_some((stat.st_dev, stat.st_ino))
+        };
+        let gone = match op {
             Op::Unlink { path } | Op::Rmdir { path } | Op::Rename { to: path, .. } => {
-                if let Ok(stat) = rustix::fs::lstat(self.root.join(path))
-                    && (stat.st_nlink <= 1 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
-                {
-                    parting.push((stat.st_dev, stat.st_ino));
-                }
+                name(&self.at(path))
             }
-            Op::Open { slot, .. } | Op::Close { slot } => {
-                if let Some(held) = &self.slots[*slot]
-                    && let Ok(stat) = rustix::fs::fstat(&held.fd)
-                    && (stat.st_nlink == 0 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
-                {
-                    parting.push((stat.st_dev, stat.st_ino));
+            Op::Open { slot, .. } | Op::Close { slot } => held(*slot),
+            Op::Within { slot, op } => match &**op {
+                Op::Unlink { path } | Op::Rmdir { path } | Op::Rename { to: path, .. } => {
+                    let gone = self.enter(*slot).ok().and_then(|()| name(path));
+                    let _ = rustix::process::chdir("/");
+                    gone
                 }
-            }
-            _ => {}
-        }
-        parting
+                Op::Open { slot, .. } => held(*slot),
+                _ => None,
+            },
+            _ => None,
+        };
+        Vec::from_iter(gone)
     }
 
     /// Does it.
@@ -106,28 +131,92 @@ impl Hands {
         {
             self.after_full_target(from);
         }
-        let result = result.and_then(|text| self.afterwards(&step.op).map(|()| text));
+        let after = self.afterwards(&step.op);
+        if after.is_err() {
+            self.give_up(&step.op);
+        }
+        let result = result.and_then(|text| after.map(|()| text));
         let result = result.map_err(|error| error.raw_os_error().unwrap_or(EMPTY));
-        Outcome { result, identity }
+        let nameless = self.is_nameless(&step.op);
+        Outcome {
+            result,
+            identity,
+            nameless,
+        }
+    }
+
+    /// What `known.rs` says that is done after an operation.
+    fn afterwards(&self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::Open { slot, flags, .. } => self.after_open(*slot, *flags),
+            Op::Within { op, .. } => match **op {
+                Op::Open { slot, flags, .. } => self.after_open(slot, flags),
+                _ => Ok(()),
+            },
+            // btrfs sets the time of a hole that is punched in a hole, or doesn't, by what it has
+            // in memory.
+            Op::Fallocate { slot, mode, .. } if self.custom.btrfs && *mode != 0 => {
+                self.touch(self.fd(*slot)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What couldn't be evened out isn't kept.
+    fn give_up(&mut self, op: &Op) {
+        match op {
+            Op::Open { slot, .. } => self.slots[*slot] = None,
+            Op::Within { op, .. } => self.give_up(op),
+            _ => {}
+        }
+    }
+
+    fn touch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let times = Timestamps {
+            last_access: timespec(Moment::Omit),
+            last_modification: timespec(Moment::Now),
+        };
+        Ok(rustix::fs::futimens(fd, &times)?)
     }
 
     /// The kernel copies a file up when it is opened for writing; we do at the first write, since
     /// no OPEN request reaches us. A chmod by root to what it is already brings both to the same
-    /// point.
-    fn afterwards(&self, op: &Op) -> io::Result<()> {
-        let Op::Open { slot, flags, .. } = op else {
-            return Ok(());
-        };
-        if flags & libc::O_ACCMODE == libc::O_RDONLY {
+    /// point; with `metacopy=on`, a truncate to the size that it has.
+    fn after_open(&self, slot: usize, flags: i32) -> io::Result<()> {
+        if flags & libc::O_ACCMODE == libc::O_RDONLY || flags & libc::O_PATH != 0 {
             return Ok(());
         }
-        if let Some(held) = &self.slots[*slot] {
+        if let Some(held) = &self.slots[slot] {
             let stat = rustix::fs::fstat(&held.fd)?;
             if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
                 rustix::fs::fchmod(&held.fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+                if self.custom.metacopy {
+                    rustix::fs::ftruncate(&held.fd, stat.st_size as u64)?;
+                    self.touch(held.fd.as_fd())?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn is_nameless(&self, op: &Op) -> bool {
+        let slot = match op {
+            Op::Chmod { on, .. }
+            | Op::Chown { on, .. }
+            | Op::Utimens { on, .. }
+            | Op::Truncate { on, .. }
+            | Op::Setxattr { on, .. }
+            | Op::Removexattr { on, .. }
+            | Op::Flags { on, .. }
+            | Op::Statx { on, .. }
+            | Op::Stat { on, .. } => match on {
+                On::Slot(slot) => *slot,
+                On::Path(_) => return false,
+            },
+            _ => return false,
+        };
+        let stat = self.fd(slot).map(rustix::fs::fstat);
+        stat.is_ok_and(|stat| stat.is_ok_and(|stat| stat.st_nlink == 0))
     }
 
     /// ext4 has touched the directory of the source by the time it refuses to rename over a full
@@ -148,6 +237,49 @@ impl Hands {
 
     fn at(&self, path: &Path) -> PathBuf {
         self.root.join(path)
+    }
+
+    /// Makes an open directory the working directory.
+    fn enter(&self, slot: usize) -> io::Result<()> {
+        Ok(rustix::process::fchdir(self.fd(slot)?)?)
+    }
+
+    /// Finds data or a hole. A block of zeros that the file system has allocated ahead, or holds in
+    /// memory, may count as data: it is passed over.
+    fn seek(&self, slot: usize, whence: Whence, at: u64) -> Done {
+        let fd = self.fd(slot)?;
+        if look::kind_of(&rustix::fs::fstat(fd)?) == FileType::Directory {
+            return Ok("a directory".into());
+        }
+        let place = match whence {
+            Whence::End => {
+                let place = rustix::fs::seek(fd, SeekFrom::End(-(at as i64)))?;
+                return Ok(format!("at {place}"));
+            }
+            Whence::Hole => rustix::fs::seek(fd, SeekFrom::Hole(at))?,
+            Whence::Data => self.data_from(slot, at)?,
+        };
+        // The two sides may disagree about it; they go on from the same place.
+        rustix::fs::seek(fd, SeekFrom::Start(0))?;
+        Ok(format!("at {place}"))
+    }
+
+    fn data_from(&self, slot: usize, mut at: u64) -> io::Result<u64> {
+        let fd = self.fd(slot)?;
+        let mut block = Aligned::new(4096);
+        loop {
+            at = rustix::fs::seek(fd, SeekFrom::Data(at))?;
+            let Ok(read) = rustix::io::pread(fd, block.bytes(), at & !4095) else {
+                return Ok(at);
+            };
+            let skip = (at % 4096) as usize;
+            match block.bytes()[..read].get(skip..) {
+                Some(rest) if !rest.is_empty() && rest.iter().all(|byte| *byte == 0) => {
+                    at = (at & !4095) + 4096;
+                }
+                _ => return Ok(at),
+            }
+        }
     }
 
     fn fd(&self, slot: usize) -> io::Result<BorrowedFd<'_>> {
@@ -217,6 +349,14 @@ impl Hands {
             Op::Close { slot } => {
                 self.slots[*slot] = None;
                 Ok("closed".into())
+            }
+            Op::Within { slot, op } => {
+                self.enter(*slot)?;
+                let root = std::mem::take(&mut self.root);
+                let done = self.act(op, identity);
+                self.root = root;
+                rustix::process::chdir("/")?;
+                done
             }
             Op::Read { slot, at, length } => {
                 let (at, length) = self.aligned(*slot, *at, *length);
@@ -325,20 +465,26 @@ impl Hands {
                         .map(done)?,
                 )
             }
-            Op::Getxattr { on, name } => {
-                let mut value = vec![0; 70_000];
+            Op::Getxattr { on, name, room } => {
+                let mut value = vec![0; *room];
                 let length = match self.object(on)? {
                     Object::Path(path) => rustix::fs::lgetxattr(&path, *name, &mut value[..])?,
                     Object::Descriptor(fd) => rustix::fs::fgetxattr(fd, *name, &mut value[..])?,
                 };
-                Ok(value[..length].escape_ascii().to_string())
+                Ok(match *room {
+                    0 => format!("{length} bytes"),
+                    _ => value[..length].escape_ascii().to_string(),
+                })
             }
-            Op::Listxattr { on } => {
-                let mut names = vec![0; 70_000];
+            Op::Listxattr { on, room } => {
+                let mut names = vec![0; *room];
                 let length = match self.object(on)? {
                     Object::Path(path) => rustix::fs::llistxattr(&path, &mut names[..])?,
                     Object::Descriptor(fd) => rustix::fs::flistxattr(fd, &mut names[..])?,
                 };
+                if *room == 0 {
+                    return Ok(format!("{length} bytes"));
+                }
                 let mut names: Vec<_> = names[..length].split(|byte| *byte == 0).collect();
                 names.sort_unstable();
                 Ok(names.join(&b' ').escape_ascii().to_string())
@@ -352,10 +498,10 @@ impl Hands {
                 let flags = XattrFlags::from_bits_retain(*flags);
                 match self.object(on)? {
                     Object::Path(path) => {
-                        Ok(rustix::fs::lsetxattr(&path, *name, value, flags).map(done)?)
+                        Ok(rustix::fs::lsetxattr(&path, *name, &value.0, flags).map(done)?)
                     }
                     Object::Descriptor(fd) => {
-                        Ok(rustix::fs::fsetxattr(fd, *name, value, flags).map(done)?)
+                        Ok(rustix::fs::fsetxattr(fd, *name, &value.0, flags).map(done)?)
                     }
                 }
             }
@@ -363,11 +509,11 @@ impl Hands {
                 Object::Path(path) => Ok(rustix::fs::lremovexattr(&path, *name).map(done)?),
                 Object::Descriptor(fd) => Ok(rustix::fs::fremovexattr(fd, *name).map(done)?),
             },
-            Op::Readdir { on } => match self.object(on)? {
+            Op::Readdir { on, room } => match self.object(on)? {
                 Object::Path(path) => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                     let dir = rustix::fs::open(&path, flags, Mode::empty())?;
-                    let listing = look::entries(dir.as_fd())?;
+                    let listing = look::entries(dir.as_fd(), *room)?;
                     become_user(0)?;
                     Ok(look::listing_text(dir.as_fd(), &listing))
                 }
@@ -376,7 +522,7 @@ impl Hands {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                     rustix::fs::openat(fd, ".", flags, Mode::empty())?;
                     rustix::fs::seek(fd, SeekFrom::Start(0))?;
-                    let listing = look::entries(fd)?;
+                    let listing = look::entries(fd, *room)?;
                     become_user(0)?;
                     Ok(look::listing_text(fd, &listing))
                 }
@@ -404,21 +550,7 @@ impl Hands {
                 let mode = FallocateFlags::from_bits_retain(*mode);
                 Ok(rustix::fs::fallocate(self.fd(*slot)?, mode, *at, *length).map(done)?)
             }
-            Op::Seek { slot, hole, at } => {
-                let fd = self.fd(*slot)?;
-                let whence = if *hole {
-                    SeekFrom::Hole(*at)
-                } else {
-                    SeekFrom::Data(*at)
-                };
-                if look::kind_of(&rustix::fs::fstat(fd)?) == FileType::Directory {
-                    return Ok("a directory".into());
-                }
-                let place = rustix::fs::seek(fd, whence)?;
-                // The two sides may disagree about it; they go on from the same place.
-                rustix::fs::seek(fd, SeekFrom::Start(0))?;
-                Ok(format!("at {place}"))
-            }
+            Op::Seek { slot, whence, at } => self.seek(*slot, *whence, *at),
             Op::CopyRange {
                 from,
                 from_at,
@@ -427,11 +559,11 @@ impl Hands {
                 length,
             } => {
                 let (mut from_at, mut to_at, mut length) = (*from_at, *to_at, *length);
-                for slot in [*from, *to] {
-                    if self.is_direct(slot) {
-                        length = length.next_multiple_of(4096);
-                        (from_at, to_at) = (from_at & !4095, to_at & !4095);
-                    }
+                if self.is_direct(*from) || self.is_direct(*to) {
+                    (from_at, to_at) = (from_at & !4095, to_at & !4095);
+                    // Not up to the end, where what is left is no whole block.
+                    let size = rustix::fs::fstat(self.fd(*from)?)?.st_size as u64;
+                    length = length.min(size.saturating_sub(from_at) as usize) & !4095;
                 }
                 let (from, to) = (self.fd(*from)?, self.fd(*to)?);
                 let copied = rustix::fs::copy_file_range(
@@ -443,7 +575,42 @@ impl Hands {
                 )?;
                 Ok(format!("{copied} bytes"))
             }
-            Op::Fsync { slot } => Ok(rustix::fs::fsync(self.fd(*slot)?).map(done)?),
+            Op::Fsync { slot, data: true } => Ok(rustix::fs::fdatasync(self.fd(*slot)?).map(done)?),
+            Op::Fsync { slot, data: false } => Ok(rustix::fs::fsync(self.fd(*slot)?).map(done)?),
+            Op::Clone { from, to } | Op::Send { from, to, .. }
+                if self.is_direct(*from) || self.is_direct(*to) =>
+            {
+                Ok("direct".into())
+            }
+            Op::Clone { from, to } => calls::clone(self.fd(*from)?, self.fd(*to)?),
+            Op::Send {
+                from,
+                at,
+                to,
+                length,
+            } => calls::send(self.fd(*from)?, *at, self.fd(*to)?, *length),
+            Op::Lock { slot, lock } => calls::lock(self.fd(*slot)?, lock),
+            Op::Flags { on, set } => match self.object(on)? {
+                Object::Path(path) => {
+                    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    let file = rustix::fs::open(&path, flags | OFlags::NOFOLLOW, Mode::empty())?;
+                    calls::inode_flags(file.as_fd(), *set)
+                }
+                Object::Descriptor(fd) => calls::inode_flags(fd, *set),
+            },
+            Op::Statx { on, sync } => {
+                let sync = AtFlags::from_bits_retain(*sync);
+                match self.object(on)? {
+                    Object::Path(path) => calls::statx(CWD, &path, sync),
+                    Object::Descriptor(fd) => calls::statx(fd, Path::new(""), sync),
+                }
+            }
+            Op::Statfs { path } => calls::statfs(&self.at(path)),
+            Op::LinkSlot { slot, to } => {
+                let from = format!("/proc/self/fd/{}", self.fd(*slot)?.as_raw_fd());
+                let flags = AtFlags::SYMLINK_FOLLOW;
+                Ok(rustix::fs::linkat(CWD, &*from, CWD, self.at(to), flags).map(done)?)
+            }
             Op::MapOnce { path, shared } => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = File::from(rustix::fs::open(self.at(path), flags, Mode::empty())?);
@@ -496,8 +663,7 @@ impl Hands {
                 Ok("unmapped".into())
             }
             Op::DropCaches => {
-                let _ = std::fs::write("/proc/sys/vm/drop_caches", "2");
-                Ok("dropped".into())
+                std::fs::write("/proc/sys/vm/drop_caches", "3").map(|()| "dropped".into())
             }
         }
     }
@@ -526,15 +692,6 @@ impl Aligned {
     }
 }
 
-fn timespec(moment: Moment) -> Timespec {
-    let (tv_sec, tv_nsec) = match moment {
-        Moment::Now => (0, UTIME_NOW as _),
-        Moment::Omit => (0, UTIME_OMIT as _),
-        Moment::At(sec) => (sec, 123),
-    };
-    Timespec { tv_sec, tv_nsec }
-}
-
 /// Changes who this thread is for the file systems. The real user stays root, and may come back.
 fn become_user(uid: u32) -> io::Result<()> {
     thread_local! {
@@ -546,7 +703,12 @@ fn become_user(uid: u32) -> io::Result<()> {
     let root = (Uid::ROOT, Gid::ROOT);
     set_thread_res_uid(root.0, root.0, root.0)?;
     set_thread_res_gid(root.1, Gid::from_raw(uid), root.1)?;
-    set_thread_groups(&[])?;
+    // One of them is in another one's group, too.
+    let groups: &[Gid] = match uid {
+        1002 => &[Gid::from_raw(1001)],
+        _ => &[],
+    };
+    set_thread_groups(groups)?;
     set_thread_res_uid(root.0, Uid::from_raw(uid), root.0)?;
     NOW.set(uid);
     Ok(())

@@ -36,7 +36,25 @@
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
 
 use super::execute::Outcome;
-use super::ops::{On, Op, Step};
+use super::layers::Power;
+use super::manner::Manner;
+use super::ops::{On, Op, Step, Whence};
+
+/// A step whose results differ.
+pub(crate) struct Met<'a> {
+    pub(crate) manner: &'a Manner,
+    pub(crate) step: &'a Step,
+    pub(crate) kernel: &'a Outcome,
+    pub(crate) overfall: &'a Outcome,
+    /// Whether the case makes something append-only or immutable.
+    pub(crate) protects: bool,
+}
+
+impl Met<'_> {
+    fn kernel_fails(&self, errors: &[i32]) -> bool {
+        matches!(&self.kernel.result, Err(errno) if errors.contains(errno))
+    }
+}
 
 /// A difference in the result of an operation.
 pub(crate) struct Known {
@@ -44,7 +62,7 @@ pub(crate) struct Known {
     pub(crate) why: &'static str,
     /// What is done about it.
     pub(crate) then: Then,
-    applies: fn(&Step, &Outcome, &Outcome) -> bool,
+    applies: fn(&Met<'_>) -> bool,
 }
 
 /// How a case goes on after a known difference.
@@ -65,105 +83,153 @@ const KNOWN: &[Known] = &[
     Known {
         why: "the kernel's copy-up keeps only holes that begin at a whole megabyte, ours keeps all",
         then: Then::GoOn,
-        applies: |step, kernel, overfall| {
-            let (kernel, overfall) = (place(kernel), place(overfall));
+        applies: |met| {
+            let (kernel, overfall) = (place(met.kernel), place(met.overfall));
             let near = kernel
                 .zip(overfall)
                 .is_some_and(|(a, b)| a.abs_diff(b) <= AHEAD);
-            match step.op {
-                Op::Seek { hole: true, .. } => near || overfall <= kernel,
-                Op::Seek { hole: false, .. } => near || kernel <= overfall,
-                _ => false,
-            }
+            let hole = Whence::Hole;
+            matches!(met.step.op, Op::Seek { whence, .. } if whence == hole)
+                && (near || overfall <= kernel)
         },
     },
     Known {
         why: "an open file of a lower layer that was unlinked can't be changed in the kernel's overlay",
         then: Then::Close,
-        applies: |step, kernel, overfall| {
-            let on = match &step.op {
-                Op::Chmod { on, .. }
-                | Op::Chown { on, .. }
-                | Op::Utimens { on, .. }
-                | Op::Setxattr { on, .. }
-                | Op::Removexattr { on, .. } => on,
-                _ => return false,
-            };
-            matches!(on, On::Slot(_))
-                && matches!(
-                    kernel.result,
-                    Err(libc::EEXIST | libc::ENOENT | libc::ENOTDIR)
-                )
-                && matches!(overfall.result, Ok(_) | Err(libc::ENOENT))
+        applies: |met| {
+            let change = matches!(
+                met.step.op,
+                Op::Chmod { .. }
+                    | Op::Chown { .. }
+                    | Op::Utimens { .. }
+                    | Op::Setxattr { .. }
+                    | Op::Removexattr { .. }
+                    | Op::Flags { set: Some(_), .. }
+            );
+            change
+                && met.overfall.nameless
+                && met.kernel_fails(&[libc::EEXIST, libc::ENOENT, libc::ENOTDIR])
         },
     },
     Known {
         why: "an open file of a lower layer that was unlinked still has its links in the kernel's overlay",
         then: Then::GoOn,
-        applies: |step, kernel, overfall| {
-            let (Ok(kernel), Ok(overfall)) = (&kernel.result, &overfall.result) else {
+        applies: |met| {
+            let (Ok(kernel), Ok(overfall)) = (&met.kernel.result, &met.overfall.result) else {
                 return false;
             };
             let without_links = |text: &str| {
                 let (before, links) = text.split_once(" nlink ")?;
-                let (links, after) = links.split_once(' ')?;
-                Some((format!("{before} {after}"), links.to_owned()))
+                let (_, after) = links.split_once(' ')?;
+                Some(format!("{before} {after}"))
             };
             let (kernel, overfall) = (without_links(kernel), without_links(overfall));
-            matches!(
-                step.op,
-                Op::Stat {
-                    on: On::Slot(_),
-                    ..
-                }
-            ) && kernel
-                .zip(overfall)
-                .is_some_and(|(kernel, overfall)| kernel.0 == overfall.0 && overfall.1 == "0")
+            met.overfall.nameless && kernel.is_some() && kernel == overfall
         },
     },
     Known {
         why: "a whiteout in a directory that is in one layer alone is in the kernel's way",
         then: Then::End,
-        applies: |step, kernel, overfall| {
-            matches!(step.op, Op::Rmdir { .. } | Op::Rename { .. })
-                && matches!(kernel.result, Err(libc::ENOTEMPTY | libc::EEXIST))
-                && overfall.result.is_ok()
+        applies: |met| {
+            matches!(met.step.op, Op::Rmdir { .. } | Op::Rename { .. })
+                && met.kernel_fails(&[libc::ENOTEMPTY, libc::EEXIST])
+                && met.overfall.result.is_ok()
         },
     },
     Known {
         why: "without privilege the kernel loses track of a copied-up file with a second name",
         then: Then::End,
-        applies: |step, kernel, overfall| {
-            matches!(step.op, Op::Rename { .. })
-                && kernel.result == Err(libc::ESTALE)
-                && overfall.result.is_ok()
+        applies: |met| {
+            met.manner.power == Power::User
+                && matches!(met.step.op, Op::Rename { .. })
+                && met.kernel_fails(&[libc::ESTALE])
+                && met.overfall.result.is_ok()
         },
     },
     Known {
         why: "FUSE lets a stranger change a file's owner to nothing, which does nothing",
         then: Then::GoOn,
-        applies: |step, kernel, overfall| {
+        applies: |met| {
             matches!(
-                step.op,
+                met.step.op,
                 Op::Chown {
                     uid: None,
                     gid: None,
                     ..
                 }
-            ) && kernel.result == Err(libc::EPERM)
-                && overfall.result.is_ok()
+            ) && met.kernel_fails(&[libc::EPERM])
+                && met.overfall.result.is_ok()
         },
     },
     Known {
         why: "xfs says EEXIST of a directory that isn't empty",
         then: Then::GoOn,
-        applies: |step, kernel, overfall| {
-            matches!(step.op, Op::Rmdir { .. } | Op::Rename { .. })
-                && kernel.result == Err(libc::EEXIST)
-                && overfall.result == Err(libc::ENOTEMPTY)
+        applies: |met| {
+            matches!(met.step.op, Op::Rmdir { .. } | Op::Rename { .. })
+                && met.kernel_fails(&[libc::EEXIST])
+                && met.overfall.result == Err(libc::ENOTEMPTY)
         },
     },
+    Known {
+        why: "the kernel counts names that it doesn't show when it is asked how much room a list needs",
+        then: Then::GoOn,
+        applies: |met| match (&met.step.op, &met.kernel.result, &met.overfall.result) {
+            (Op::Listxattr { room: 0, .. }, Ok(kernel), Ok(overfall)) => {
+                bytes(kernel) > bytes(overfall)
+            }
+            (Op::Listxattr { room, .. }, Err(libc::ERANGE), Ok(names)) => {
+                *room < 70_000 && names.is_empty()
+            }
+            _ => false,
+        },
+    },
+    Known {
+        why: "a file that was made append-only or immutable: refused at the write, not at the open",
+        then: Then::End,
+        applies: |met| {
+            met.protects
+                && met.kernel.result.is_ok()
+                && met.overfall.result == Err(libc::EPERM)
+                && changes_open_data(&met.step.op)
+        },
+    },
+    Known {
+        why: "FUSE has no fallocate(2) that moves data",
+        then: Then::End,
+        applies: |met| moves_data(met) && met.kernel.result.is_ok(),
+    },
+    Known {
+        why: "FUSE has no fallocate(2) that moves data, and doesn't say what is wrong with it",
+        then: Then::GoOn,
+        applies: moves_data,
+    },
 ];
+
+fn bytes(text: &str) -> Option<u64> {
+    text.split(' ').next()?.parse().ok()
+}
+
+fn changes_open_data(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Write { .. }
+            | Op::Fallocate { .. }
+            | Op::CopyRange { .. }
+            | Op::Clone { .. }
+            | Op::Send { .. }
+            | Op::MapWrite { .. }
+            | Op::Truncate {
+                on: On::Slot(_),
+                ..
+            }
+    )
+}
+
+fn moves_data(met: &Met<'_>) -> bool {
+    const ASKED: u32 = 0b1_0011;
+    matches!(met.step.op, Op::Fallocate { mode, .. } if mode & !ASKED != 0)
+        && met.overfall.result == Err(libc::EOPNOTSUPP)
+}
 
 /// Where a seek for data or a hole ended; nowhere is the farthest.
 fn place(outcome: &Outcome) -> Option<u64> {
@@ -175,8 +241,6 @@ fn place(outcome: &Outcome) -> Option<u64> {
 }
 
 /// The table's entry for a difference.
-pub(crate) fn find(step: &Step, kernel: &Outcome, overfall: &Outcome) -> Option<&'static Known> {
-    KNOWN
-        .iter()
-        .find(|known| (known.applies)(step, kernel, overfall))
+pub(crate) fn find(met: &Met<'_>) -> Option<&'static Known> {
+    KNOWN.iter().find(|known| (known.applies)(met))
 }

@@ -54,10 +54,12 @@ pub(crate) enum Layer {
 impl Layer {
     /// The layer's directory.
     pub(crate) fn dir(self, base: &Path) -> PathBuf {
-        match self {
+        let dir = match self {
             Layer::Upper => base.join("u"),
             Layer::Lower(index) => base.join(format!("l{index}")),
-        }
+        };
+        // It may be a link to another file system.
+        dir.canonicalize().unwrap_or(dir)
     }
 }
 
@@ -299,12 +301,24 @@ pub(crate) fn build(
     power: Power,
     lowers: usize,
     entries: &[Entry],
+    homes: &[PathBuf],
 ) -> std::io::Result<()> {
-    for name in ["", "u", "w", "m"] {
+    for name in ["", "m"] {
         fs::create_dir(base.join(name))?;
     }
-    for index in 0..lowers {
-        fs::create_dir(Layer::Lower(index).dir(base))?;
+    // The first home is that of upper and work directory.
+    let upper = ["u", "w"].map(|name| (name.to_owned(), 0));
+    let lower = (0..lowers).map(|index| (format!("l{index}"), index + 1));
+    for (name, home) in upper.into_iter().chain(lower) {
+        let plain = base.join(&name);
+        let Some(home) = homes.get(home) else {
+            fs::create_dir(plain)?;
+            continue;
+        };
+        let side = base.file_name().unwrap_or_default();
+        let far = home.join(side).join(&name);
+        fs::create_dir_all(&far)?;
+        symlink(far, plain)?;
     }
     let made: Vec<bool> = entries
         .iter()

@@ -55,12 +55,16 @@ pub(crate) fn stat_text(stat: &Stat) -> String {
     if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
         text += &format!(" rdev {:x}", stat.st_rdev);
     }
-    if stat.st_mtime > RECENT {
-        text += " mtime now";
+    text + &time_text(stat.st_mtime, stat.st_mtime_nsec as i64)
+}
+
+/// The time of the last change, for a stat's text.
+pub(crate) fn time_text(seconds: i64, nanoseconds: i64) -> String {
+    if seconds > RECENT {
+        " mtime now".to_owned()
     } else {
-        text += &format!(" mtime {}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
+        format!(" mtime {seconds}.{nanoseconds:09}")
     }
-    text
 }
 
 /// Bytes in short.
@@ -96,8 +100,8 @@ pub(crate) fn listing_text(dir: BorrowedFd<'_>, listing: &Listing) -> String {
 }
 
 /// Lists an open directory from where it stands.
-pub(crate) fn entries(dir: BorrowedFd<'_>) -> io::Result<Listing> {
-    let mut buffer = [const { MaybeUninit::uninit() }; 8192];
+pub(crate) fn entries(dir: BorrowedFd<'_>, room: usize) -> io::Result<Listing> {
+    let mut buffer = vec![MaybeUninit::uninit(); room];
     let mut dir = RawDir::new(dir, &mut buffer);
     let mut found = Vec::new();
     while let Some(entry) = dir.next() {
@@ -150,7 +154,7 @@ fn walk(
     lines.push(stat_text(stat));
     xattrs(&root.join(&path), xattr, &mut lines);
     tree.insert(path.clone(), node(lines, stat));
-    for (name, kind, ino) in entries(dir.as_fd())? {
+    for (name, kind, ino) in entries(dir.as_fd(), 8192)? {
         if name == b"." || name == b".." {
             continue;
         }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::layers::{DIRS, Entry, MODES, NAMES, Power, USERS, acl, link_target};
+use super::look;
 use super::random::Random;
 
 /// How many descriptors a case holds at most.
@@ -19,6 +20,16 @@ pub(crate) const MAP_LENGTH: usize = 16_384;
 pub(crate) enum On {
     Path(PathBuf),
     Slot(usize),
+}
+
+/// An attribute's value; printed in short.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Value(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&look::digest(&self.0))
+    }
 }
 
 /// What mknod(2) makes.
@@ -38,6 +49,26 @@ pub(crate) enum Moment {
     Now,
     Omit,
     At(i64),
+}
+
+/// An advisory lock: `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// flock(2).
+    Whole(i32),
+    /// Of the descriptor, for a range.
+    Range { kind: i32, at: i64, length: i64 },
+    /// Who is in the way?
+    Ask { kind: i32, at: i64, length: i64 },
+}
+
+/// Where lseek(2) counts from, beside the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whence {
+    Data,
+    Hole,
+    /// Stays there.
+    End,
 }
 
 /// One system call or a few that belong together.
@@ -118,14 +149,16 @@ pub(crate) enum Op {
     Getxattr {
         on: On,
         name: &'static str,
+        room: usize,
     },
     Listxattr {
         on: On,
+        room: usize,
     },
     Setxattr {
         on: On,
         name: &'static str,
-        value: Vec<u8>,
+        value: Value,
         flags: u32,
     },
     Removexattr {
@@ -134,6 +167,8 @@ pub(crate) enum Op {
     },
     Readdir {
         on: On,
+        /// Bytes for each call.
+        room: usize,
     },
     Stat {
         on: On,
@@ -151,7 +186,7 @@ pub(crate) enum Op {
     },
     Seek {
         slot: usize,
-        hole: bool,
+        whence: Whence,
         at: u64,
     },
     CopyRange {
@@ -161,8 +196,47 @@ pub(crate) enum Op {
         to_at: u64,
         length: usize,
     },
+    /// FICLONE, or a copy where there are no clones.
+    Clone {
+        from: usize,
+        to: usize,
+    },
+    /// sendfile(2).
+    Send {
+        from: usize,
+        at: u64,
+        to: usize,
+        length: usize,
+    },
     Fsync {
         slot: usize,
+        data: bool,
+    },
+    Lock {
+        slot: usize,
+        lock: Lock,
+    },
+    /// `FS_*_FL` flags: all are set to these, or just read.
+    Flags {
+        on: On,
+        set: Option<u32>,
+    },
+    Statx {
+        on: On,
+        sync: u32,
+    },
+    Statfs {
+        path: PathBuf,
+    },
+    /// A new name for what is open.
+    LinkSlot {
+        slot: usize,
+        to: PathBuf,
+    },
+    /// Paths count from the directory that is open there.
+    Within {
+        slot: usize,
+        op: Box<Op>,
     },
     /// Maps a path privately or shared, reads, writes a private page, unmaps.
     MapOnce {
@@ -187,8 +261,7 @@ pub(crate) enum Op {
     Unmap {
         map: usize,
     },
-    /// Lets the kernel forget what nobody uses. It does so for the whole machine: only on request,
-    /// and never beside other cases.
+    /// Lets the kernel forget what nobody uses, on the whole machine: only on request.
     DropCaches,
 }
 
@@ -200,7 +273,7 @@ pub(crate) struct Step {
     pub(crate) op: Op,
 }
 
-const XATTRS: [&str; 11] = [
+const XATTRS: [&str; 16] = [
     "user.color",
     "user.big",
     "user.new",
@@ -212,7 +285,17 @@ const XATTRS: [&str; 11] = [
     "security.capability",
     "system.posix_acl_access",
     "system.posix_acl_default",
+    "user.color",
+    "security.other",
+    "system.nothing",
+    "nothing",
+    "user.",
 ];
+
+const IMMUTABLE: u32 = 0x10;
+const APPEND: u32 = 0x20;
+/// The inode flags that forbid something.
+pub(crate) const PROTECTING: u32 = IMMUTABLE | APPEND;
 
 const OFFSETS: [u64; 10] = [0, 0, 1, 10, 100, 4095, 4096, 12_288, 65_536, 300_001];
 const LENGTHS: [usize; 7] = [0, 1, 10, 512, 4096, 5000, 16_384];
@@ -270,6 +353,8 @@ fn open_flags(random: &mut Random) -> i32 {
         (6, libc::O_DIRECTORY),
         (6, libc::O_NOFOLLOW),
         (3, libc::O_SYNC),
+        (3, libc::O_DSYNC),
+        (2, libc::O_PATH),
         (2, libc::O_NOATIME),
     ] {
         if random.percent(chance) {
@@ -310,7 +395,13 @@ fn value(random: &mut Random, power: Power, name: &str) -> Vec<u8> {
             words.iter().flat_map(|word| word.to_le_bytes()).collect()
         }
         _ => random
-            .choose(&[b"y".to_vec(), b"".to_vec(), b"x".to_vec(), vec![b'v'; 300]])
+            .choose(&[
+                b"y".to_vec(),
+                b"".to_vec(),
+                b"x".to_vec(),
+                vec![b'v'; 300],
+                vec![b'w'; 5000],
+            ])
             .clone(),
     }
 }
@@ -329,7 +420,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
     let length = random.pick(&LENGTHS);
     let seed = random.below(1000) as u64;
     let maybe_at = if random.percent(60) { Some(at) } else { None };
-    match random.below(1000) {
+    match random.below(1095) {
         0..150 => Op::Open {
             slot,
             path: path(random, known),
@@ -413,16 +504,18 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         750..765 => Op::Getxattr {
             on: on(random, known),
             name: random.pick(&XATTRS),
+            room: room(random),
         },
         765..775 => Op::Listxattr {
             on: on(random, known),
+            room: room(random),
         },
         775..805 => {
             let name = random.pick(&XATTRS);
             Op::Setxattr {
                 on: on(random, known),
                 name,
-                value: value(random, power, name),
+                value: Value(value(random, power, name)),
                 flags: random.pick(&[0, 0, 0, 1, 2]),
             }
         }
@@ -436,6 +529,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             } else {
                 on(random, known)
             },
+            room: random.pick(&[8192, 8192, 300]),
         },
         850..890 => Op::Stat {
             on: on(random, known),
@@ -447,13 +541,19 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         898..918 => Op::Fallocate {
             slot,
-            mode: random.pick(&[0, 0, 1, 3, 16, 17]),
+            mode: random.pick(&[0, 0, 1, 3, 16, 17, 0, 0, 1, 3, 16, 17, 8, 32, 64, 2]),
             at,
             length: random.pick(&[1, 4096, 8192, 100_000]),
         },
         918..930 => Op::Seek {
             slot,
-            hole: random.percent(50),
+            whence: random.pick(&[
+                Whence::Data,
+                Whence::Data,
+                Whence::Hole,
+                Whence::Hole,
+                Whence::End,
+            ]),
             at,
         },
         930..945 => Op::CopyRange {
@@ -463,7 +563,10 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             to_at: at,
             length: random.pick(&LENGTHS),
         },
-        945..952 => Op::Fsync { slot },
+        945..952 => Op::Fsync {
+            slot,
+            data: random.percent(40),
+        },
         952..964 => Op::MapOnce {
             path: path(random, known),
             shared: random.percent(50),
@@ -480,9 +583,142 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             seed,
         },
         994..997 => Op::Unmap { map },
-        _ if power == Power::Root && random.percent(50) => Op::DropCaches,
-        _ => Op::Readdir {
+        997..1000 => Op::Readdir {
             on: On::Path(PathBuf::from(".")),
+            room: 8192,
         },
+        1000..1008 => Op::Clone {
+            from: random.below(SLOTS),
+            to: slot,
+        },
+        1008..1014 => Op::Send {
+            from: random.below(SLOTS),
+            at,
+            to: slot,
+            length,
+        },
+        1014..1036 => Op::Lock {
+            slot,
+            lock: lock(random),
+        },
+        1036..1048 => Op::Flags {
+            on: on(random, known),
+            set: random.percent(60).then(|| inode_flags(random, power)),
+        },
+        1048..1060 => Op::Statx {
+            on: on(random, known),
+            sync: random.pick(&[0, 0x2000, 0x4000]),
+        },
+        1060..1064 => Op::Statfs {
+            path: path(random, known),
+        },
+        1064..1072 => Op::LinkSlot {
+            slot,
+            to: path(random, known),
+        },
+        _ => Op::Within {
+            slot,
+            op: Box::new(within(random, power, known)),
+        },
+    }
+}
+
+/// Something that names a path.
+fn within(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
+    loop {
+        match one(random, power, &mut known.clone()) {
+            Op::Within { .. } | Op::LinkSlot { .. } | Op::Map { .. } => {}
+            Op::Open {
+                slot, flags, mode, ..
+            } => {
+                let path = short_path(random);
+                return Op::Open {
+                    slot,
+                    path,
+                    flags,
+                    mode,
+                };
+            }
+            Op::Mkdir { mode, .. } => {
+                let path = short_path(random);
+                return Op::Mkdir { path, mode };
+            }
+            Op::Mknod { kind, mode, .. } => {
+                let path = short_path(random);
+                return Op::Mknod { path, kind, mode };
+            }
+            Op::Symlink { target, .. } => {
+                let path = short_path(random);
+                return Op::Symlink { target, path };
+            }
+            Op::Unlink { .. } => {
+                return Op::Unlink {
+                    path: short_path(random),
+                };
+            }
+            Op::Rmdir { .. } => {
+                return Op::Rmdir {
+                    path: short_path(random),
+                };
+            }
+            Op::Link { .. } => {
+                let (from, to) = (short_path(random), short_path(random));
+                return Op::Link { from, to };
+            }
+            Op::Rename { flags, .. } => {
+                let (from, to) = (short_path(random), short_path(random));
+                return Op::Rename { from, to, flags };
+            }
+            Op::Stat { follow, .. } => {
+                let on = On::Path(short_path(random));
+                return Op::Stat { on, follow };
+            }
+            Op::Chmod { mode, .. } => {
+                let on = On::Path(short_path(random));
+                return Op::Chmod { on, mode };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A name, or one in a directory.
+fn short_path(random: &mut Random) -> PathBuf {
+    let mut path = PathBuf::new();
+    if random.percent(25) {
+        path.push(OsStr::from_bytes(random.pick(&DIRS)));
+    }
+    path.push(OsStr::from_bytes(random.pick(&NAMES)));
+    path
+}
+
+/// The length of a buffer for attributes: enough, too little, and 0 to ask how much is needed.
+fn room(random: &mut Random) -> usize {
+    random.pick(&[70_000, 70_000, 70_000, 70_000, 70_000, 0, 2])
+}
+
+fn lock(random: &mut Random) -> Lock {
+    let kind = random.pick(&[libc::F_RDLCK, libc::F_WRLCK, libc::F_WRLCK, libc::F_UNLCK]);
+    let at = random.pick(&[0, 0, 10, 5000]);
+    let length = random.pick(&[0, 1, 100, 10_000]);
+    match random.below(3) {
+        0 => Lock::Whole(kind),
+        1 => Lock::Range { kind, at, length },
+        _ => Lock::Ask {
+            kind: libc::F_WRLCK,
+            at,
+            length,
+        },
+    }
+}
+
+fn inode_flags(random: &mut Random, power: Power) -> u32 {
+    const SYNC: u32 = 0x8;
+    const NODUMP: u32 = 0x40;
+    const NOATIME: u32 = 0x80;
+    let usual = random.pick(&[0, 0, NODUMP, SYNC, NOATIME, NODUMP | SYNC]);
+    match power {
+        Power::Root if random.percent(10) => usual | random.pick(&[IMMUTABLE, APPEND]),
+        _ => usual,
     }
 }
