@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, IFlags, SeekFrom, StatxFlags};
+use rustix::io::Errno;
 
 use super::look;
 use super::ops::{Lock, Moment};
@@ -33,7 +34,7 @@ pub(crate) fn clone(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Stri
         return Ok("not two files".into());
     }
     match rustix::fs::ioctl_ficlone(to, from) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::XDEV) => {}
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL) => {}
         result => return Ok(result.map(|()| "cloned".into())?),
     }
     let size = rustix::fs::fstat(from)?.st_size as u64;
@@ -119,11 +120,20 @@ fn flock(kind: i32, at: i64, length: i64) -> libc::flock {
 
 /// lsattr(1), and chattr(1) where there is something to set.
 pub(crate) fn inode_flags(fd: BorrowedFd<'_>, set: Option<u32>) -> io::Result<String> {
+    match look::kind_of(&rustix::fs::fstat(fd)?) {
+        FileType::RegularFile | FileType::Directory => {}
+        _ => return Ok("a special file".into()),
+    }
     let now = rustix::fs::ioctl_getflags(fd)?;
     match set {
-        None => Ok(format!("{:?}", now & FLAGS)),
+        None => {
+            let names = (now & FLAGS).iter_names().map(|(name, _)| name);
+            Ok(names.collect::<Vec<_>>().join("|"))
+        }
         Some(wanted) => {
-            let wanted = (now & !FLAGS) | (IFlags::from_bits_retain(wanted) & FLAGS);
+            // There are flags that no name is given to here.
+            let others = now.bits() & !FLAGS.bits();
+            let wanted = IFlags::from_bits_retain(others | wanted & FLAGS.bits());
             Ok(rustix::fs::ioctl_setflags(fd, wanted).map(|()| "set".to_owned())?)
         }
     }

@@ -8,6 +8,7 @@ use rustix::fs::FileType;
 
 use super::layers::Power;
 use super::look::{self, Node, Tree, shown};
+use super::place::Place;
 
 /// Lines that say where two trees differ; none where they are the same.
 pub(crate) fn differences(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<String> {
@@ -40,11 +41,11 @@ pub(crate) fn differences(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<Str
 
 /// Files with fewer holes in ours than in the kernel's: its copy-up keeps only those that begin at a
 /// whole megabyte, ours keeps all. Roughly: file systems allocate ahead as they like.
-pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree) -> Vec<String> {
+pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree, slack: u64) -> Vec<String> {
     let mut lines = Vec::new();
     for (path, ours) in overfall {
         if let Some(theirs) = kernel.get(path)
-            && theirs.blocks + 32 < ours.blocks
+            && theirs.blocks + slack < ours.blocks
         {
             let (path, theirs, ours) = (shown(path), theirs.blocks, ours.blocks);
             lines.push(format!(
@@ -53,6 +54,15 @@ pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree) -> Vec<String> {
         }
     }
     lines
+}
+
+/// How many blocks a file system may have allocated ahead on one side alone.
+pub(crate) fn slack(place: Place) -> u64 {
+    match place {
+        Place::Ext4 | Place::Btrfs | Place::Tmpfs => 32,
+        // 32 blocks at either end of what was written into a shared extent.
+        Place::Xfs | Place::Mixed | Place::Tmp => 72,
+    }
 }
 
 /// Names that are one object on one side and several on the other.
@@ -119,6 +129,17 @@ pub(crate) fn needless_whiteouts(upper: &Tree, lowers: &[Tree]) -> Vec<String> {
         .filter(|(path, _)| !lowers.iter().any(|lower| lower.contains_key(*path)))
         .map(|(path, _)| format!("/{}: hides nothing", shown(path)))
         .collect()
+}
+
+/// A stat's text without the number of links, if it is a directory's.
+pub(crate) fn without_links_of_directories(text: &str) -> String {
+    if text.starts_with("Directory ")
+        && let Some((before, rest)) = text.split_once(" nlink ")
+    {
+        let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        return format!("{before}{after}");
+    }
+    text.to_owned()
 }
 
 /// The entries of an index, but a whiteout that waits for its use. Their names are file handles, which

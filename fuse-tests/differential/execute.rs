@@ -16,7 +16,7 @@ use super::layers::fill;
 use super::look;
 use super::manner::Manner;
 use super::mapping::Mapping;
-use super::ops::{MAP_LENGTH, MAPS, Moment, On, Op, SLOTS, Special, Step, Whence};
+use super::ops::{self, MAP_LENGTH, MAPS, Moment, On, Op, SLOTS, Special, Step, Whence};
 use super::place::Place;
 
 /// What came of an operation.
@@ -153,10 +153,12 @@ impl Hands {
                 Op::Open { slot, flags, .. } => self.after_open(slot, flags),
                 _ => Ok(()),
             },
+            // A call that FUSE hasn't sets the time on ext4 even if it fails.
+            Op::Fallocate { slot, mode, .. } if mode & ops::MOVING != 0 => self.touch(*slot),
             // btrfs sets the time of a hole that is punched in a hole, or doesn't, by what it has
             // in memory.
             Op::Fallocate { slot, mode, .. } if self.custom.btrfs && *mode != 0 => {
-                self.touch(self.fd(*slot)?)
+                self.touch(*slot)
             }
             _ => Ok(()),
         }
@@ -171,12 +173,18 @@ impl Hands {
         }
     }
 
-    fn touch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// Sets the time of the last change, if the file could be written.
+    fn touch(&self, slot: usize) -> io::Result<()> {
         let times = Timestamps {
             last_access: timespec(Moment::Omit),
             last_modification: timespec(Moment::Now),
         };
-        Ok(rustix::fs::futimens(fd, &times)?)
+        match &self.slots[slot] {
+            Some(held) if held.flags & (libc::O_WRONLY | libc::O_RDWR) != 0 => {
+                Ok(rustix::fs::futimens(&held.fd, &times)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The kernel copies a file up when it is opened for writing; we do at the first write, since
@@ -192,7 +200,7 @@ impl Hands {
                 rustix::fs::fchmod(&held.fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
                 if self.custom.metacopy {
                     rustix::fs::ftruncate(&held.fd, stat.st_size as u64)?;
-                    self.touch(held.fd.as_fd())?;
+                    self.touch(slot)?;
                 }
             }
         }
@@ -248,8 +256,8 @@ impl Hands {
     /// memory, may count as data: it is passed over.
     fn seek(&self, slot: usize, whence: Whence, at: u64) -> Done {
         let fd = self.fd(slot)?;
-        if look::kind_of(&rustix::fs::fstat(fd)?) == FileType::Directory {
-            return Ok("a directory".into());
+        if look::kind_of(&rustix::fs::fstat(fd)?) != FileType::RegularFile {
+            return Ok("not a file".into());
         }
         let place = match whence {
             Whence::End => {
@@ -257,6 +265,11 @@ impl Hands {
                 return Ok(format!("at {place}"));
             }
             Whence::Hole => rustix::fs::seek(fd, SeekFrom::Hole(at))?,
+            Whence::Data if self.is_write_only(slot) => {
+                rustix::fs::seek(fd, SeekFrom::Data(at)).map(drop)?;
+                rustix::fs::seek(fd, SeekFrom::Start(0))?;
+                return Ok("somewhere".into());
+            }
             Whence::Data => self.data_from(slot, at)?,
         };
         // The two sides may disagree about it; they go on from the same place.
@@ -269,9 +282,7 @@ impl Hands {
         let mut block = Aligned::new(4096);
         loop {
             at = rustix::fs::seek(fd, SeekFrom::Data(at))?;
-            let Ok(read) = rustix::io::pread(fd, block.bytes(), at & !4095) else {
-                return Ok(at);
-            };
+            let read = rustix::io::pread(fd, block.bytes(), at & !4095)?;
             let skip = (at % 4096) as usize;
             match block.bytes()[..read].get(skip..) {
                 Some(rest) if !rest.is_empty() && rest.iter().all(|byte| *byte == 0) => {
@@ -299,6 +310,11 @@ impl Hands {
     fn is_direct(&self, slot: usize) -> bool {
         let held = self.slots[slot].as_ref();
         held.is_some_and(|held| held.flags & libc::O_DIRECT != 0)
+    }
+
+    fn is_write_only(&self, slot: usize) -> bool {
+        let held = self.slots[slot].as_ref();
+        held.is_some_and(|held| held.flags & libc::O_ACCMODE == libc::O_WRONLY)
     }
 
     /// Direct I/O wants everything in whole blocks; FUSE doesn't insist.

@@ -22,7 +22,7 @@
 //! - The value of `origin` is a file handle or empty, as the mounter's rights allow.
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.
-//! - fallocate(2) is asked for what FUSE has: `KEEP_SIZE`, `PUNCH_HOLE`, `ZERO_RANGE`.
+//! - fallocate(2) that FUSE hasn't may set the time though it fails; both sides set it after that.
 //! - truncate(2) to the size that a file has isn't done: whether that sets the time of the last change
 //!   is up to the file system, and FUSE doesn't tell it from an open with `O_TRUNC`.
 //! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
@@ -31,6 +31,18 @@
 //!   only what it moves.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
+//! - With `index=on` and hard links in a lower layer, the kernel copies up the name that was used, and its
+//!   directories, and overfall the name that it met first. All names show the same file. The uppers, and how
+//!   many links a directory shows (one, once it is merged), aren't compared then; what each of the two shows of
+//!   either upper is.
+//! - With `metacopy=on`, the kernel copies data at an open for writing and sets the time; `execute.rs`
+//!   evens it out.
+//! - `protattr` isn't compared: overfall gives the upper's file the flags themselves.
+//! - btrfs sets the time of a hole that is punched into a hole, or doesn't, by what it has in memory; both
+//!   sides set it after that.
+//! - A block of zeros isn't looked for as data: it is up to the file system whether it is a hole.
+//! - A reflink is made as `cp --reflink=auto` does: FUSE has none, so overfall's side copies.
+//! - Inode flags of special files aren't asked for: the devices' drivers and FUSE refuse in other words.
 //! - `d_ino` isn't compared where a layer has hard links. Each name of a lower one is a node of its
 //!   own, and in a listing with attributes the FUSE library has one number for `d_ino` and node.
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
@@ -38,7 +50,7 @@
 use super::execute::Outcome;
 use super::layers::Power;
 use super::manner::Manner;
-use super::ops::{On, Op, Step, Whence};
+use super::ops::{MOVING, Op, Step, Whence};
 
 /// A step whose results differ.
 pub(crate) struct Met<'a> {
@@ -184,13 +196,28 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
-        why: "a file that was made append-only or immutable: refused at the write, not at the open",
+        why: "what was made append-only or immutable is so for the upper's file system, too",
         then: Then::End,
         applies: |met| {
-            met.protects
-                && met.kernel.result.is_ok()
-                && met.overfall.result == Err(libc::EPERM)
-                && changes_open_data(&met.step.op)
+            met.protects && met.kernel.result.is_ok() && met.overfall.result == Err(libc::EPERM)
+        },
+    },
+    Known {
+        why: "what is append-only or immutable: the upper's file system finds another reason first",
+        then: Then::GoOn,
+        applies: |met| {
+            met.protects && met.kernel_fails(&[libc::EPERM]) && met.overfall.result.is_err()
+        },
+    },
+    Known {
+        why: "what another user makes doesn't inherit inode flags of its directory",
+        then: Then::GoOn,
+        applies: |met| match (&met.step.op, &met.kernel.result, &met.overfall.result) {
+            (Op::Flags { set: None, .. }, Ok(kernel), Ok(overfall)) => {
+                let (kernel, overfall) = (flags(kernel), flags(overfall));
+                met.manner.power == Power::Root && overfall.iter().all(|flag| kernel.contains(flag))
+            }
+            _ => false,
         },
     },
     Known {
@@ -209,25 +236,12 @@ fn bytes(text: &str) -> Option<u64> {
     text.split(' ').next()?.parse().ok()
 }
 
-fn changes_open_data(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Write { .. }
-            | Op::Fallocate { .. }
-            | Op::CopyRange { .. }
-            | Op::Clone { .. }
-            | Op::Send { .. }
-            | Op::MapWrite { .. }
-            | Op::Truncate {
-                on: On::Slot(_),
-                ..
-            }
-    )
+fn flags(text: &str) -> Vec<&str> {
+    text.split('|').filter(|flag| !flag.is_empty()).collect()
 }
 
 fn moves_data(met: &Met<'_>) -> bool {
-    const ASKED: u32 = 0b1_0011;
-    matches!(met.step.op, Op::Fallocate { mode, .. } if mode & !ASKED != 0)
+    matches!(met.step.op, Op::Fallocate { mode, .. } if mode & MOVING != 0)
         && met.overfall.result == Err(libc::EOPNOTSUPP)
 }
 

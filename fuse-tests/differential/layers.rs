@@ -212,7 +212,7 @@ fn file_kind(random: &mut Random) -> Kind {
     let mut parts = Vec::new();
     let mut size = 0;
     for _ in 0..random.below(4) {
-        let at = random.pick(&[0, 0, 1, 4096, 5000, 20_000, 65_536, 300_000]);
+        let at = random.pick(&[0, 0, 1, 4096, 5000, 20_000, 65_536, 300_000, 2_500_000]);
         let length = random.pick(&[1, 10, 100, 4096, 5000, 12_288]);
         parts.push((at, length));
         size = size.max(at + length as u64);

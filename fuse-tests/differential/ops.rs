@@ -297,6 +297,10 @@ const APPEND: u32 = 0x20;
 /// The inode flags that forbid something.
 pub(crate) const PROTECTING: u32 = IMMUTABLE | APPEND;
 
+/// The fallocate(2) modes that FUSE doesn't pass on: `COLLAPSE_RANGE`, `INSERT_RANGE`,
+/// `UNSHARE_RANGE`.
+pub(crate) const MOVING: u32 = 8 | 32 | 64;
+
 const OFFSETS: [u64; 10] = [0, 0, 1, 10, 100, 4095, 4096, 12_288, 65_536, 300_001];
 const LENGTHS: [usize; 7] = [0, 1, 10, 512, 4096, 5000, 16_384];
 
@@ -541,7 +545,16 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         898..918 => Op::Fallocate {
             slot,
-            mode: random.pick(&[0, 0, 1, 3, 16, 17, 0, 0, 1, 3, 16, 17, 8, 32, 64, 2]),
+            mode: random.weighted(&[
+                (6, 0),
+                (3, 1),
+                (5, 3),
+                (4, 16),
+                (4, 17),
+                (1, 8),
+                (1, 32),
+                (1, 64),
+            ]),
             at,
             length: random.pick(&[1, 4096, 8192, 100_000]),
         },
