@@ -50,6 +50,7 @@ pub(crate) fn clone(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Stri
         0,
         size,
     )?;
+    let position = rustix::fs::seek(from, SeekFrom::Current(0))?;
     let mut at = 0;
     while let Ok(start) = rustix::fs::seek(from, SeekFrom::Data(at)) {
         let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(size);
@@ -58,7 +59,7 @@ pub(crate) fn clone(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Stri
         rustix::io::pwrite(to, &data[..read], start)?;
         at = end;
     }
-    rustix::fs::seek(from, SeekFrom::Start(0))?;
+    rustix::fs::seek(from, SeekFrom::Start(position))?;
     Ok("cloned".into())
 }
 

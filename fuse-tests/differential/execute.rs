@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::calls::{self, timespec};
-use super::layers::fill;
+use super::layers::{IN_ANOTHER_GROUP, fill};
 use super::look;
 use super::manner::Manner;
 use super::mapping::Mapping;
@@ -180,7 +180,10 @@ impl Hands {
             last_modification: timespec(Moment::Now),
         };
         match &self.slots[slot] {
-            Some(held) if held.flags & (libc::O_WRONLY | libc::O_RDWR) != 0 => {
+            Some(held)
+                if held.flags & (libc::O_WRONLY | libc::O_RDWR) != 0
+                    && !self.is_special(&On::Slot(slot)) =>
+            {
                 Ok(rustix::fs::futimens(&held.fd, &times)?)
             }
             _ => Ok(()),
@@ -265,11 +268,8 @@ impl Hands {
                 return Ok(format!("at {place}"));
             }
             Whence::Hole => rustix::fs::seek(fd, SeekFrom::Hole(at))?,
-            Whence::Data if self.is_write_only(slot) => {
-                rustix::fs::seek(fd, SeekFrom::Data(at)).map(drop)?;
-                rustix::fs::seek(fd, SeekFrom::Start(0))?;
-                return Ok("somewhere".into());
-            }
+            // The blocks that are found couldn't be looked at.
+            Whence::Data if self.is_write_only(slot) => return Ok("write-only".into()),
             Whence::Data => self.data_from(slot, at)?,
         };
         // The two sides may disagree about it; they go on from the same place.
@@ -614,8 +614,11 @@ impl Hands {
                 }
                 Object::Descriptor(fd) => calls::inode_flags(fd, *set),
             },
-            Op::Statx { on, sync } => {
-                let sync = AtFlags::from_bits_retain(*sync);
+            Op::Statx { on, force } => {
+                let sync = match force {
+                    true => AtFlags::STATX_FORCE_SYNC,
+                    false => AtFlags::empty(),
+                };
                 match self.object(on)? {
                     Object::Path(path) => calls::statx(CWD, &path, sync),
                     Object::Descriptor(fd) => calls::statx(fd, Path::new(""), sync),
@@ -719,9 +722,8 @@ fn become_user(uid: u32) -> io::Result<()> {
     let root = (Uid::ROOT, Gid::ROOT);
     set_thread_res_uid(root.0, root.0, root.0)?;
     set_thread_res_gid(root.1, Gid::from_raw(uid), root.1)?;
-    // One of them is in another one's group, too.
     let groups: &[Gid] = match uid {
-        1002 => &[Gid::from_raw(1001)],
+        IN_ANOTHER_GROUP => &[Gid::from_raw(1001)],
         _ => &[],
     };
     set_thread_groups(groups)?;

@@ -19,6 +19,8 @@
 //!   writes back comes from our server, which isn't the machine's root. A case has one or the other.
 //! - Root's write to a file with capabilities takes setuid and setgid off with them: FUSE doesn't
 //!   tell it from chown(2) to nobody. A case has one or the other.
+//! - Of the caller's groups FUSE tells the first alone: who isn't in the file's group by that one loses its
+//!   setgid. Nobody is in two groups where there are such modes.
 //! - The value of `origin` is a file handle or empty, as the mounter's rights allow.
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.
@@ -42,8 +44,9 @@
 //!   sides set it after that.
 //! - A block of zeros isn't looked for as data: it is up to the file system whether it is a hole.
 //! - A reflink is made as `cp --reflink=auto` does: FUSE has none, so overfall's side copies.
+//! - statx(2) isn't asked with `AT_STATX_DONT_SYNC`: what FUSE remembers may be from before a write.
 //! - Inode flags of special files aren't asked for: the devices' drivers and FUSE refuse in other words.
-//! - `d_ino` isn't compared where a layer has hard links. Each name of a lower one is a node of its
+//! - `d_ino` of anything but directories isn't compared where a layer has hard links. Each name of a lower one is a node of its
 //!   own, and in a listing with attributes the FUSE library has one number for `d_ino` and node.
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
 
@@ -119,7 +122,7 @@ const KNOWN: &[Known] = &[
                     | Op::Flags { set: Some(_), .. }
             );
             change
-                && met.overfall.nameless
+                && (met.overfall.nameless || met.overfall.result == Err(libc::ENOENT))
                 && met.kernel_fails(&[libc::EEXIST, libc::ENOENT, libc::ENOTDIR])
         },
     },
@@ -200,6 +203,19 @@ const KNOWN: &[Known] = &[
         then: Then::End,
         applies: |met| {
             met.protects && met.kernel.result.is_ok() && met.overfall.result == Err(libc::EPERM)
+        },
+    },
+    Known {
+        why: "a name of a lower layer can be removed from a directory that was made append-only",
+        then: Then::End,
+        applies: |met| {
+            met.protects
+                && matches!(
+                    met.step.op,
+                    Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename { .. } | Op::Within { .. }
+                )
+                && met.kernel_fails(&[libc::EPERM])
+                && met.overfall.result.is_ok()
         },
     },
     Known {

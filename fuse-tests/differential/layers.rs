@@ -21,6 +21,8 @@ pub(crate) const MODES: [u32; 14] = [
 ];
 /// The users, where there are several; each has a group of its own number.
 pub(crate) const USERS: [u32; 3] = [0, 1001, 1002];
+/// A user who is in the second one's group, too.
+pub(crate) const IN_ANOTHER_GROUP: u32 = 1003;
 /// When everything in a layer was last changed; the test's own "now" is told from it by far.
 const OLD: i64 = 1_000_000_000;
 

@@ -15,8 +15,17 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 /// Times after this were made by the test, not by the layers or utimens: they are "now".
 const RECENT: i64 = 1_600_000_000;
 
-/// Says of a name that its `d_ino` isn't its `st_ino`.
-pub(crate) const OTHER_NUMBER: &str = " (other d_ino)";
+/// Says of a directory that its `d_ino` isn't its `st_ino`.
+const OTHER_NUMBER: &str = " (other d_ino)";
+/// Says it of anything else.
+pub(crate) const OTHER_NUMBER_OF_FILE: &str = " (other d_ino of a file)";
+
+fn other_number(stat: &Stat) -> &'static str {
+    match kind_of(stat) {
+        FileType::Directory => OTHER_NUMBER,
+        _ => OTHER_NUMBER_OF_FILE,
+    }
+}
 
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +99,7 @@ pub(crate) fn listing_text(dir: BorrowedFd<'_>, listing: &Listing) -> String {
         let mut text = format!("{}:{kind:?}", name.escape_ascii());
         match rustix::fs::statat(dir, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT) => continue,
-            Ok(stat) if name != b".." && stat.st_ino != *ino => text += OTHER_NUMBER,
+            Ok(stat) if name != b".." && stat.st_ino != *ino => text += other_number(&stat),
             _ => {}
         }
         names.push(text);
@@ -185,7 +194,7 @@ fn walk(
             lines.push(format!("d_type {kind:?}"));
         }
         if ino != stat.st_ino {
-            lines.push(OTHER_NUMBER.to_owned());
+            lines.push(other_number(&stat).to_owned());
         }
         match kind_of(&stat) {
             FileType::Directory => {

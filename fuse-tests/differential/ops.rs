@@ -223,7 +223,8 @@ pub(crate) enum Op {
     },
     Statx {
         on: On,
-        sync: u32,
+        /// `AT_STATX_FORCE_SYNC`.
+        force: bool,
     },
     Statfs {
         path: PathBuf,
@@ -620,7 +621,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         1048..1060 => Op::Statx {
             on: on(random, known),
-            sync: random.pick(&[0, 0x2000, 0x4000]),
+            force: random.percent(30),
         },
         1060..1064 => Op::Statfs {
             path: path(random, known),
