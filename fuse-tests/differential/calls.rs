@@ -133,9 +133,17 @@ pub(crate) fn inode_flags(fd: BorrowedFd<'_>, set: Option<u32>) -> io::Result<St
         }
         Some(wanted) => {
             // There are flags that no name is given to here.
-            let others = now.bits() & !FLAGS.bits();
-            let wanted = IFlags::from_bits_retain(others | wanted & FLAGS.bits());
-            Ok(rustix::fs::ioctl_setflags(fd, wanted).map(|()| "set".to_owned())?)
+            let set = |now: IFlags| {
+                let others = now.bits() & !FLAGS.bits();
+                let wanted = IFlags::from_bits_retain(others | wanted & FLAGS.bits());
+                rustix::fs::ioctl_setflags(fd, wanted)
+            };
+            match set(now) {
+                // The copy is on another file system, which has others.
+                Err(Errno::OPNOTSUPP) => set(rustix::fs::ioctl_getflags(fd)?)?,
+                result => result?,
+            }
+            Ok("set".to_owned())
         }
     }
 }

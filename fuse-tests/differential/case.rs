@@ -110,6 +110,7 @@ impl Case {
                 let leave = match &step.op {
                     Op::Map { .. } => maps,
                     Op::Setxattr { name, .. } => *name != "security.capability",
+                    Op::Fallocate { mode, .. } => mode & ops::MOVING == 0,
                     _ => true,
                 };
                 if !leave {
@@ -294,7 +295,8 @@ impl Case {
         let (mut theirs, mut ours) = (upper(0)?, upper(1)?);
         compare::forgive_marks(&mut theirs, &mut ours, self.manner.power, pairs.in_vain);
         // A redirected directory's lower names are elsewhere.
-        if !self.manner.has("redirect_dir=on") && self.plants_no_whiteouts() {
+        let redirects = self.manner.has("redirect_dir=on") || self.manner.has("metacopy=on");
+        if !redirects && self.plants_no_whiteouts() {
             report("upper", compare::needless_whiteouts(&ours, &after))?;
         }
         let (theirs, ours) = (("kernel", &theirs), ("overfall", &ours));

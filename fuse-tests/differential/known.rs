@@ -24,7 +24,8 @@
 //! - The value of `origin` is a file handle or empty, as the mounter's rights allow.
 //! - Names that are listed but aren't there are left out of listings: the kernel shows the
 //!   whiteouts in a directory that is in one layer only.
-//! - fallocate(2) that FUSE hasn't may set the time though it fails; both sides set it after that.
+//! - fallocate(2) that FUSE hasn't may set the time and take setuid and setgid off though it fails; both sides
+//!   set the time after that, and a case has one or the other.
 //! - truncate(2) to the size that a file has isn't done: whether that sets the time of the last change
 //!   is up to the file system, and FUSE doesn't tell it from an open with `O_TRUNC`.
 //! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
