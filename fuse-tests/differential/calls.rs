@@ -23,9 +23,11 @@ fn is_file(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(look::kind_of(&rustix::fs::fstat(fd)?) == FileType::RegularFile)
 }
 
+/// Whether both are files, and two of them. What has several names may show several numbers.
 fn are_two_files(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
     let (a, b) = (rustix::fs::fstat(from)?, rustix::fs::fstat(to)?);
-    Ok(is_file(from)? && is_file(to)? && (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino))
+    let single = a.st_nlink <= 1 && b.st_nlink <= 1;
+    Ok(single && is_file(from)? && is_file(to)? && (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino))
 }
 
 /// FICLONE, or what `cp --reflink=auto` does without it: FUSE has no such request.

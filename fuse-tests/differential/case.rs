@@ -293,7 +293,13 @@ impl Case {
                 .map_err(|error| plain("upper", error))
         };
         let (mut theirs, mut ours) = (upper(0)?, upper(1)?);
-        compare::forgive_marks(&mut theirs, &mut ours, self.manner.power, pairs.in_vain);
+        compare::forgive_marks(
+            &mut theirs,
+            &mut ours,
+            self.manner.power,
+            pairs.in_vain,
+            self.protects(),
+        );
         // A redirected directory's lower names are elsewhere.
         let redirects = self.manner.has("redirect_dir=on") || self.manner.has("metacopy=on");
         if !redirects && self.plants_no_whiteouts() {

@@ -32,6 +32,8 @@
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
 //! - A rename that fails may leave an `opaque` mark on a directory that needs none; overfall marks
 //!   only what it moves.
+//! - Where something is immutable, the upper's file system refuses a rename after overfall has marked the
+//!   directory that was to be moved.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - With `index=on` and hard links in a lower layer, the kernel copies up the name that was used, and its
