@@ -293,24 +293,18 @@ impl Case {
                 .map_err(|error| plain("upper", error))
         };
         let (mut theirs, mut ours) = (upper(0)?, upper(1)?);
-        compare::forgive_marks(
-            &mut theirs,
-            &mut ours,
-            self.manner.power,
-            pairs.in_vain,
-            self.protects(),
-        );
+        compare::forgive_marks(&mut theirs, &mut ours, self.manner.power, pairs.in_vain);
         // A redirected directory's lower names are elsewhere.
         let redirects = self.manner.has("redirect_dir=on") || self.manner.has("metacopy=on");
         if !redirects && self.plants_no_whiteouts() {
             report("upper", compare::needless_whiteouts(&ours, &after))?;
         }
         let (theirs, ours) = (("kernel", &theirs), ("overfall", &ours));
-        if !self.may_copy_other_names() {
+        if !self.may_copy_other_names() && !self.protects() {
             report("upper", differences(theirs, ours))?;
             report("upper", compare::unlike_links(theirs, ours))?;
         }
-        if indexed && !self.may_copy_other_names() {
+        if indexed && !self.may_copy_other_names() && !self.protects() {
             let index = |side: &PathBuf| {
                 let entries = compare::index(&side.join("w/index"), self.manner.power);
                 entries.map_err(|error| plain("index", error))

@@ -155,15 +155,8 @@ pub(crate) fn index(dir: &Path, power: Power) -> std::io::Result<Vec<String>> {
 }
 
 /// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off or
-/// set `in_vain`, an `opaque` that it needn't have set; where something is `protected`, an `opaque` of ours, too. What a mark
-/// means shows when each mounts the other's upper.
-pub(crate) fn forgive_marks(
-    kernel: &mut Tree,
-    overfall: &mut Tree,
-    power: Power,
-    in_vain: bool,
-    protected: bool,
-) {
+/// set `in_vain`, an `opaque` that it needn't have set. What a mark means shows when each mounts the other's upper.
+pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power, in_vain: bool) {
     let impure = format!("{}=y", power.private("impure"));
     let opaque = format!("{}=y", power.private("opaque"));
     for (path, ours) in overfall {
@@ -175,9 +168,6 @@ pub(crate) fn forgive_marks(
         }
         if in_vain && !ours.lines.contains(&impure) {
             theirs.lines.retain(|line| *line != impure);
-        }
-        if protected && !theirs.lines.contains(&opaque) {
-            ours.lines.retain(|line| *line != opaque);
         }
         if !ours.lines.contains(&opaque) {
             theirs.lines.retain(|line| *line != opaque);

@@ -32,8 +32,8 @@
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
 //! - A rename that fails may leave an `opaque` mark on a directory that needs none; overfall marks
 //!   only what it moves.
-//! - Where something is immutable, the upper's file system refuses a rename after overfall has marked the
-//!   directory that was to be moved.
+//! - Where something was made append-only or immutable, the upper's file system refuses what overfall has
+//!   prepared: marked, or copied up. The uppers aren't compared then; what each of the two shows of either is.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - With `index=on` and hard links in a lower layer, the kernel copies up the name that was used, and its
@@ -202,30 +202,23 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
-        why: "what was made append-only or immutable is so for the upper's file system, too",
+        why: "what was made append-only or immutable is so for the upper's file system, which forbids more or less",
         then: Then::End,
         applies: |met| {
-            met.protects && met.kernel.result.is_ok() && met.overfall.result == Err(libc::EPERM)
-        },
-    },
-    Known {
-        why: "a name of a lower layer can be removed from a directory that was made append-only",
-        then: Then::End,
-        applies: |met| {
+            let forbidden = |outcome: &Outcome| outcome.result == Err(libc::EPERM);
+            let allowed = |outcome: &Outcome| outcome.result.is_ok();
             met.protects
-                && matches!(
-                    met.step.op,
-                    Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename { .. } | Op::Within { .. }
-                )
-                && met.kernel_fails(&[libc::EPERM])
-                && met.overfall.result.is_ok()
+                && (forbidden(met.kernel) && allowed(met.overfall)
+                    || allowed(met.kernel) && forbidden(met.overfall))
         },
     },
     Known {
-        why: "what is append-only or immutable: the upper's file system finds another reason first",
+        why: "what was made append-only or immutable: another reason is found first",
         then: Then::GoOn,
         applies: |met| {
-            met.protects && met.kernel_fails(&[libc::EPERM]) && met.overfall.result.is_err()
+            let forbidden = |outcome: &Outcome| outcome.result == Err(libc::EPERM);
+            let failed = met.kernel.result.is_err() && met.overfall.result.is_err();
+            met.protects && failed && (forbidden(met.kernel) || forbidden(met.overfall))
         },
     },
     Known {
