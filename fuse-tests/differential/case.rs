@@ -105,12 +105,13 @@ impl Case {
     /// Leaves out either setuid and setgid or what deals otherwise with them; `known.rs` says why.
     fn part_privileges(&mut self, keep: bool) {
         if keep {
-            let maps = self.manner.power == Power::Root;
+            let root = self.manner.power == Power::Root;
             for step in &mut self.steps {
                 let leave = match &step.op {
-                    Op::Map { .. } => maps,
+                    Op::Map { .. } => root,
                     Op::Setxattr { name, .. } => *name != "security.capability",
                     Op::Fallocate { mode, .. } => mode & ops::MOVING == 0,
+                    op if is_link(op) => root,
                     _ => true,
                 };
                 if !leave {

@@ -155,10 +155,11 @@ pub(crate) fn index(dir: &Path, power: Power) -> std::io::Result<Vec<String>> {
 }
 
 /// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off or
-/// set `in_vain`, an `opaque` that it needn't have set. What a mark means shows when each mounts the other's upper.
+/// set `in_vain`, an `opaque` or `redirect` that it needn't have set. What a mark means shows when each mounts the other's upper.
 pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power, in_vain: bool) {
     let impure = format!("{}=y", power.private("impure"));
     let opaque = format!("{}=y", power.private("opaque"));
+    let redirect = power.private("redirect");
     for (path, ours) in overfall {
         let Some(theirs) = kernel.get_mut(path) else {
             continue;
@@ -171,6 +172,17 @@ pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power
         }
         if !ours.lines.contains(&opaque) {
             theirs.lines.retain(|line| *line != opaque);
+        }
+        // It leads to where the directory is anyway.
+        let to_itself = [
+            format!("{redirect}=/{}", shown(path)),
+            format!(
+                "{redirect}={}",
+                shown(Path::new(path.file_name().unwrap_or_default()))
+            ),
+        ];
+        if !ours.lines.iter().any(|line| line.starts_with(&redirect)) {
+            theirs.lines.retain(|line| !to_itself.contains(line));
         }
     }
 }

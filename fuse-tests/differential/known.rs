@@ -30,8 +30,10 @@
 //!   is up to the file system, and FUSE doesn't tell it from an open with `O_TRUNC`.
 //! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
-//! - A rename that fails may leave an `opaque` mark on a directory that needs none; overfall marks
-//!   only what it moves.
+//! - A rename that fails may leave an `opaque` mark, or a `redirect` to where it is, on a directory that needs
+//!   none; overfall marks only what it moves.
+//! - Without privilege, a link made to a copied-up file has permission bits of its own in the kernel's memory: a
+//!   setuid set by one name doesn't fall at a truncate by the other. A case has one or the other.
 //! - Where something was made append-only or immutable, the upper's file system refuses what overfall has
 //!   prepared: marked, or copied up. The uppers aren't compared then; what each of the two shows of either is.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was

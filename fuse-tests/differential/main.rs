@@ -157,7 +157,9 @@ fn lead(wish: &Wish) -> ExitCode {
                 continue;
             }
         };
-        if running.len() == 2 {
+        // Who drops caches drops everybody's.
+        let at_once = if part.manner.drop_caches { 1 } else { 2 };
+        while running.len() >= at_once {
             good &= finish(&mut running.remove(0));
         }
         match start(command, wish, part, next, share) {
