@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::compare::{self, Pairs, differences};
 use super::execute::{Hands, Outcome};
+use super::heirs;
 use super::known::{self, Met, Then};
 use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
@@ -32,6 +33,8 @@ pub(crate) struct Case {
     homes: Vec<PathBuf>,
     pub(crate) lowers: usize,
     pub(crate) entries: Vec<Entry>,
+    /// Changes that the kernel's overlay has made to the topmost lower layer before.
+    pub(crate) heirs: Vec<Step>,
     pub(crate) steps: Vec<Step>,
     /// Whether every step's objects are looked at after it; caches are warmer then.
     pub(crate) nosy: bool,
@@ -67,6 +70,7 @@ impl Case {
             homes: Vec::new(),
             lowers,
             entries,
+            heirs: Vec::new(),
             steps,
             nosy: random.percent(50),
         };
@@ -80,6 +84,10 @@ impl Case {
                     .join(format!("layers-{}-{seed}", std::process::id()))
             };
             case.homes = (0..=lowers).map(one).collect();
+        }
+        let usual = manner.options.is_empty();
+        if lowers > 1 && random.percent(if usual { 15 } else { 60 }) {
+            case.heirs = heirs::generate(&mut random, manner.power, &case.entries);
         }
         if manner.drop_caches {
             case.forget_now_and_then(&mut random);
@@ -172,8 +180,9 @@ impl Case {
                 xattrs.concat()
             );
         }
-        for step in &self.steps {
-            let _ = write!(text, "  {:?}", step.op);
+        let heirs = self.heirs.iter().map(|step| ("  lower 0, before: ", step));
+        for (when, step) in heirs.chain(self.steps.iter().map(|step| ("  ", step))) {
+            let _ = write!(text, "{when}{:?}", step.op);
             if step.uid != 0 {
                 let _ = write!(text, " by {}", step.uid);
             }
@@ -239,6 +248,10 @@ impl Case {
                 &self.homes,
             )
             .map_err(|error| plain("setup", error))?;
+            if !self.heirs.is_empty() {
+                heirs::bequeath(side, &self.manner, self.lowers, &self.heirs)
+                    .map_err(|error| plain("setup", error))?;
+            }
         }
         let before = self.lower_trees(&sides[1])?;
         let mount = |side: usize, by| {
@@ -464,6 +477,7 @@ impl Case {
         self.entries
             .iter()
             .any(|entry| matches!(entry.kind, Kind::HardLink(_)))
+            || self.heirs.iter().any(|step| is_link(&step.op))
     }
 
     fn lower_trees(&self, side: &Path) -> Result<Vec<Tree>, Finding> {

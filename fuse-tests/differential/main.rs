@@ -29,6 +29,7 @@ mod calls;
 mod case;
 mod compare;
 mod execute;
+mod heirs;
 mod known;
 mod layers;
 mod look;
