@@ -356,7 +356,7 @@ fn copy_range_of_less_than_blocks_by_direct_descriptors(t: &Tree) {
     let (mut start, mut end) = (1, 3);
     let to = File::create(t.at("g")).unwrap();
     assert_eq!(copy_file_range(&from, Some(&mut start), &to, Some(&mut end), 5).unwrap(), 5);
-    assert_eq!(t.read("g"), "\0\0\012345");
+    assert_eq!(t.read("g"), format!("{}12345", "\0".repeat(3)));
 }
 
 /// FUSE has none; programs copy then.

@@ -259,6 +259,7 @@ impl Case {
         };
         let mounts = [mount(0, carriers[0])?, mount(1, carriers[1])?];
         let mut pairs = Pairs::default();
+        pairs.forgetful = self.manner.power == Power::User;
         let show = |mount: &Mounted| {
             let tree = look::tree(&mount.root(), &look::plainly);
             let mut tree = tree.map_err(|error| plain("tree", error))?;
@@ -423,6 +424,9 @@ impl Case {
                 ours.show()
             );
             return Err(plain(class, text));
+        }
+        if self.protects() && ours.result == Err(libc::EPERM) {
+            return Err(plain(ENDED, "something may have been prepared in vain"));
         }
         if is_link(&step.op) && self.manner.power == Power::User && ours.result.is_ok() {
             pairs.blind = true;

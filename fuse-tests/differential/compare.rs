@@ -211,6 +211,8 @@ pub(crate) struct Pairs {
     pub(crate) blind: bool,
     /// Whether the kernel may have prepared a copy-up that then failed.
     pub(crate) in_vain: bool,
+    /// Whether the kernel may forget the number of what nobody uses.
+    pub(crate) forgetful: bool,
     to_theirs: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
     to_ours: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
 }
@@ -228,6 +230,15 @@ impl Pairs {
         }
         let before = self.to_theirs.insert(ours, (theirs, path.to_path_buf()));
         let back = self.to_ours.insert(theirs, (ours, path.to_path_buf()));
+        if self.forgetful
+            && let Some((other, seen)) = &back
+            && *other != ours
+            && seen == path
+            && before.is_none()
+        {
+            self.to_theirs.remove(other);
+            return None;
+        }
         let path = shown(path);
         if let Some((other, seen)) = before
             && other != theirs

@@ -28,6 +28,8 @@
 //!   set the time after that, and a case has one or the other.
 //! - truncate(2) to the size that a file has isn't done: whether that sets the time of the last change
 //!   is up to the file system, and FUSE doesn't tell it from an open with `O_TRUNC`.
+//! - Without privilege, the kernel forgets the number of a copied-up file that nobody uses, when it is short of
+//!   memory or somebody drops the caches; overfall keeps it. The new number is taken for the old one.
 //! - Without privilege, a link made to a copied-up file has another `st_ino` in the kernel's overlay
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
 //! - A rename that fails may leave an `opaque` mark, or a `redirect` to where it is, on a directory that needs
@@ -35,7 +37,8 @@
 //! - Without privilege, a link made to a copied-up file has permission bits of its own in the kernel's memory: a
 //!   setuid set by one name doesn't fall at a truncate by the other. A case has one or the other.
 //! - Where something was made append-only or immutable, the upper's file system refuses what overfall has
-//!   prepared: marked, or copied up. The uppers aren't compared then; what each of the two shows of either is.
+//!   prepared: marked, or copied up. The uppers aren't compared then, what each of the two shows of either is; a
+//!   case ends with the first `EPERM`.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - With `index=on` and hard links in a lower layer, the kernel copies up the name that was used, and its

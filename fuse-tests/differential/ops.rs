@@ -638,9 +638,9 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
 }
 
 /// Something that names a path.
-fn within(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
+fn within(random: &mut Random, power: Power, known: &[PathBuf]) -> Op {
     loop {
-        match one(random, power, &mut known.clone()) {
+        match one(random, power, &mut known.to_vec()) {
             Op::Within { .. } | Op::LinkSlot { .. } | Op::Map { .. } => {}
             Op::Open {
                 slot, flags, mode, ..
