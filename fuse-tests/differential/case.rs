@@ -17,6 +17,7 @@ use super::look::{self, Tree, shown};
 use super::manner::Manner;
 use super::ops::{self, On, Op, SLOTS, Step};
 use super::random::Random;
+use super::script;
 use super::side::{self, Carrier, Mounted};
 
 /// How long a case may take before overfall's mount is torn down under it.
@@ -64,7 +65,7 @@ impl Case {
         let mut random = Random::new(seed);
         let lowers = 1 + random.below(4);
         let entries = layers::generate(&mut random, manner.power, lowers);
-        let steps = ops::generate(&mut random, manner.power, &entries, steps);
+        let steps = script::generate(&mut random, manner.power, &entries, steps);
         let mut case = Self {
             manner: manner.clone(),
             homes: Vec::new(),

@@ -8,8 +8,9 @@ use std::path::Path;
 use super::execute::Hands;
 use super::layers::{Entry, IN_ANOTHER_GROUP, Power};
 use super::manner::Manner;
-use super::ops::{self, On, Op, Step};
+use super::ops::{On, Op, Step};
 use super::random::Random;
+use super::script;
 use super::side::{Carrier, Mounted};
 
 /// How many operations are looked through for those that leave something.
@@ -17,7 +18,7 @@ const STEPS: usize = 60;
 
 /// Random changes for the topmost lower layer.
 pub(crate) fn generate(random: &mut Random, power: Power, entries: &[Entry]) -> Vec<Step> {
-    let mut steps = ops::generate(random, power, entries, STEPS);
+    let mut steps = script::generate(random, power, entries, STEPS);
     steps.retain_mut(|step| {
         if step.uid == IN_ANOTHER_GROUP {
             step.uid = 0;

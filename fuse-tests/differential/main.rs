@@ -25,6 +25,7 @@
 //! these, always in the same way (`parts.rs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod act;
 mod calls;
 mod case;
 mod compare;
@@ -39,6 +40,7 @@ mod ops;
 mod parts;
 mod place;
 mod random;
+mod script;
 mod shrink;
 mod side;
 
