@@ -120,6 +120,7 @@ impl Case {
                     Op::Map { .. } => root,
                     Op::Setxattr { name, .. } => *name != "security.capability",
                     Op::Fallocate { mode, .. } => mode & ops::MOVING == 0,
+                    Op::Clone { .. } => false,
                     op if is_link(op) => root,
                     _ => true,
                 };

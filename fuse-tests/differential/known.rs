@@ -51,7 +51,8 @@
 //! - btrfs sets the time of a hole that is punched into a hole, or doesn't, by what it has in memory; both
 //!   sides set it after that.
 //! - A block of zeros isn't looked for as data: it is up to the file system whether it is a hole.
-//! - A reflink is made as `cp --reflink=auto` does: FUSE has none, so overfall's side copies.
+//! - A reflink is made as `cp --reflink=auto` does: FUSE has none, so overfall's side copies. The kernel's overlay
+//!   takes setuid and setgid off first; a case has one or the other.
 //! - statx(2) isn't asked with `AT_STATX_DONT_SYNC`: what FUSE remembers may be from before a write.
 //! - Inode flags of special files aren't asked for: the devices' drivers and FUSE refuse in other words.
 //! - `d_ino` of anything but directories isn't compared where a layer has hard links. Each name of a lower one is a node of its
