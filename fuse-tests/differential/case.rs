@@ -15,7 +15,7 @@ use super::known::{self, Met, Then};
 use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
 use super::manner::Manner;
-use super::ops::{self, On, Op, SLOTS, Step};
+use super::ops::{self, On, Op, SLOTS, Step, is_link, name_of, objects};
 use super::random::Random;
 use super::script;
 use super::side::{self, Carrier, Mounted};
@@ -108,45 +108,6 @@ impl Case {
                 self.steps.push(forget.clone());
             }
             self.steps.push(step);
-        }
-    }
-
-    /// Leaves out either setuid and setgid or what deals otherwise with them; `known.rs` says why.
-    fn part_privileges(&mut self, keep: bool) {
-        if keep {
-            let root = self.manner.power == Power::Root;
-            for step in &mut self.steps {
-                let leave = match &step.op {
-                    Op::Map { .. } => root,
-                    Op::Setxattr { name, .. } => *name != "security.capability",
-                    Op::Fallocate { mode, .. } => mode & ops::MOVING == 0,
-                    Op::Clone { .. } => false,
-                    op if is_link(op) => root,
-                    _ => true,
-                };
-                if !leave {
-                    step.op = Op::Readdir {
-                        on: On::Path(PathBuf::from(".")),
-                        room: 8192,
-                    };
-                }
-            }
-            return;
-        }
-        for entry in &mut self.entries {
-            entry.mode &= 0o1777;
-        }
-        for step in &mut self.steps {
-            if step.uid == layers::USERS[2] {
-                step.uid = layers::IN_ANOTHER_GROUP;
-            }
-            match &mut step.op {
-                Op::Open { mode, .. }
-                | Op::Chmod { mode, .. }
-                | Op::Mkdir { mode, .. }
-                | Op::Mknod { mode, .. } => *mode &= 0o1777,
-                _ => {}
-            }
         }
     }
 
@@ -512,44 +473,4 @@ fn report(class: &str, lines: Vec<String>) -> Result<(), Finding> {
         class,
         format!("{class}:\n    {}", lines.join("\n    ")),
     ))
-}
-
-fn is_link(op: &Op) -> bool {
-    match op {
-        Op::Link { .. } | Op::LinkSlot { .. } => true,
-        Op::Within { op, .. } => is_link(op),
-        _ => false,
-    }
-}
-
-fn name_of(op: &Op) -> String {
-    let text = format!("{op:?}");
-    text.split([' ', '{']).next().unwrap_or_default().to_owned()
-}
-
-/// What a step was about.
-fn objects(op: &Op) -> Vec<On> {
-    let path = |path: &PathBuf| On::Path(path.clone());
-    match op {
-        Op::Open { path: at, .. }
-        | Op::Mkdir { path: at, .. }
-        | Op::Rmdir { path: at }
-        | Op::Mknod { path: at, .. }
-        | Op::Symlink { path: at, .. }
-        | Op::Unlink { path: at } => vec![
-            path(at),
-            On::Path(at.parent().map_or_else(PathBuf::new, Path::to_path_buf)),
-        ],
-        Op::Link { from, to } | Op::Rename { from, to, .. } => vec![path(from), path(to)],
-        Op::Write { slot, .. } | Op::Fallocate { slot, .. } | Op::CopyRange { to: slot, .. } => {
-            vec![On::Slot(*slot)]
-        }
-        Op::Truncate { on, .. }
-        | Op::Chmod { on, .. }
-        | Op::Chown { on, .. }
-        | Op::Utimens { on, .. }
-        | Op::Setxattr { on, .. }
-        | Op::Removexattr { on, .. } => vec![on.clone()],
-        _ => Vec::new(),
-    }
 }

@@ -39,6 +39,7 @@ mod mapping;
 mod ops;
 mod parts;
 mod place;
+mod privileges;
 mod random;
 mod script;
 mod shrink;

@@ -1,6 +1,6 @@
 //! Operations as data: what can be asked of a tree.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::look;
 
@@ -278,3 +278,45 @@ pub(crate) const PROTECTING: u32 = IMMUTABLE | APPEND;
 /// The fallocate(2) modes that FUSE doesn't pass on: `COLLAPSE_RANGE`, `INSERT_RANGE`,
 /// `UNSHARE_RANGE`.
 pub(crate) const MOVING: u32 = 8 | 32 | 64;
+
+/// Whether it makes a link.
+pub(crate) fn is_link(op: &Op) -> bool {
+    match op {
+        Op::Link { .. } | Op::LinkSlot { .. } => true,
+        Op::Within { op, .. } => is_link(op),
+        _ => false,
+    }
+}
+
+/// What the call is called.
+pub(crate) fn name_of(op: &Op) -> String {
+    let text = format!("{op:?}");
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+/// What a step was about.
+pub(crate) fn objects(op: &Op) -> Vec<On> {
+    let path = |path: &PathBuf| On::Path(path.clone());
+    match op {
+        Op::Open { path: at, .. }
+        | Op::Mkdir { path: at, .. }
+        | Op::Rmdir { path: at }
+        | Op::Mknod { path: at, .. }
+        | Op::Symlink { path: at, .. }
+        | Op::Unlink { path: at } => vec![
+            path(at),
+            On::Path(at.parent().map_or_else(PathBuf::new, Path::to_path_buf)),
+        ],
+        Op::Link { from, to } | Op::Rename { from, to, .. } => vec![path(from), path(to)],
+        Op::Write { slot, .. } | Op::Fallocate { slot, .. } | Op::CopyRange { to: slot, .. } => {
+            vec![On::Slot(*slot)]
+        }
+        Op::Truncate { on, .. }
+        | Op::Chmod { on, .. }
+        | Op::Chown { on, .. }
+        | Op::Utimens { on, .. }
+        | Op::Setxattr { on, .. }
+        | Op::Removexattr { on, .. } => vec![on.clone()],
+        _ => Vec::new(),
+    }
+}
