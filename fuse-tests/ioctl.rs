@@ -13,6 +13,7 @@ cases! {
     flags_of_lower_and_upper,
     flag_on_a_lower_file_copies_it_up,
     flags_of_directories,
+    flags_that_a_copy_keeps,
     flags_of_an_unlinked_file,
     flags_that_a_directory_passes_on: ROOT,
     reading_flags_copies_nothing,
@@ -72,6 +73,23 @@ fn flags_of_directories(t: &Tree) {
     assert!(flags(t, "d").contains(IFlags::NODUMP));
     assert_eq!(t.sketch(), ["d/", "d/f=F"]);
     set(t, "d", before).unwrap();
+}
+
+fn flags_that_a_copy_keeps(t: &Tree) {
+    let kept = IFlags::SYNC | IFlags::NOATIME;
+    t.lower(&["f=F", "d/"]);
+    for name in ["f", "d"] {
+        let file = File::open(t.low(name)).unwrap();
+        let flags = ioctl_getflags(&file);
+        if flags.and_then(|flags| ioctl_setflags(&file, flags | kept | IFlags::NODUMP)).is_err() {
+            skip("the layers' file system has no such flags");
+        }
+    }
+    t.mount();
+    for name in ["f", "d"] {
+        crate::common::chmod(t.at(name), 0o700);
+        assert_eq!(flags(t, name) & (kept | IFlags::NODUMP), kept, "{name}");
+    }
 }
 
 fn flags_of_an_unlinked_file(t: &Tree) {

@@ -131,7 +131,11 @@ pub(crate) fn inode_flags(fd: BorrowedFd<'_>, set: Option<u32>) -> io::Result<St
     match set {
         None => {
             let names = (now & FLAGS).iter_names().map(|(name, _)| name);
-            Ok(names.collect::<Vec<_>>().join("|"))
+            let owner = rustix::fs::fstat(fd)?.st_uid;
+            Ok(format!(
+                "{} of {owner}",
+                names.collect::<Vec<_>>().join("|")
+            ))
         }
         Some(wanted) => {
             // There are flags that no name is given to here.

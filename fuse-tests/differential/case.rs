@@ -134,13 +134,17 @@ impl Case {
                 .collect();
             let _ = writeln!(
                 text,
-                "  {place}: /{} {:?} {:o} {}:{}{}",
+                "  {place}: /{} {:?} {:o} {}:{}{}{}",
                 shown(&entry.path),
                 entry.kind,
                 entry.mode,
                 entry.owner.0,
                 entry.owner.1,
-                xattrs.concat()
+                xattrs.concat(),
+                match entry.flags.is_empty() {
+                    true => String::new(),
+                    false => format!(" {:?}", entry.flags),
+                }
             );
         }
         let heirs = self.heirs.iter().map(|step| ("  lower 0, before: ", step));

@@ -232,8 +232,8 @@ const KNOWN: &[Known] = &[
         then: Then::GoOn,
         applies: |met| match (&met.step.op, &met.kernel.result, &met.overfall.result) {
             (Op::Flags { set: None, .. }, Ok(kernel), Ok(overfall)) => {
-                let (kernel, overfall) = (flags(kernel), flags(overfall));
-                met.manner.power == Power::Root && overfall.iter().all(|flag| kernel.contains(flag))
+                let ((kernel, owner), (overfall, _)) = (flags(kernel), flags(overfall));
+                owner != "0" && overfall.iter().all(|flag| kernel.contains(flag))
             }
             _ => false,
         },
@@ -254,8 +254,11 @@ fn bytes(text: &str) -> Option<u64> {
     text.split(' ').next()?.parse().ok()
 }
 
-fn flags(text: &str) -> Vec<&str> {
-    text.split('|').filter(|flag| !flag.is_empty()).collect()
+/// The names of inode flags, and whose file has them.
+fn flags(text: &str) -> (Vec<&str>, &str) {
+    let (names, owner) = text.split_once(" of ").unwrap_or((text, ""));
+    let names = names.split('|').filter(|flag| !flag.is_empty());
+    (names.collect(), owner)
 }
 
 fn moves_data(met: &Met<'_>) -> bool {

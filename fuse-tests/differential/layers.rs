@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, Timespec, Timestamps, XattrFlags};
 
 use super::random::Random;
 
@@ -95,6 +95,8 @@ pub(crate) struct Entry {
     pub(crate) mode: u32,
     pub(crate) owner: (u32, u32),
     pub(crate) xattrs: Vec<(&'static str, Vec<u8>)>,
+    /// Inode flags of files and directories, where the file system has them.
+    pub(crate) flags: IFlags,
 }
 
 /// Random layers: `lowers` of them and sometimes something in the upper.
@@ -168,6 +170,12 @@ fn grow(
             mode,
             owner,
             xattrs,
+            flags: match random.below(60) {
+                0 => IFlags::SYNC,
+                1 => IFlags::NOATIME,
+                2 => IFlags::NODUMP,
+                _ => IFlags::empty(),
+            },
         });
         if is_dir {
             grow(random, power, layer, &path, below_x, entries);
@@ -391,6 +399,19 @@ fn dress(base: &Path, power: Power, lowers: usize, entry: &Entry, index: i64) {
     }
     for (name, value) in &entry.xattrs {
         set(name, value);
+    }
+    let plain = matches!(
+        entry.kind,
+        Kind::Dir | Kind::OpaqueDir | Kind::XDir | Kind::File(..)
+    );
+    if plain
+        && !entry.flags.is_empty()
+        && let Ok(file) = fs::File::open(&path)
+        && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
+    {
+        // What else there is must stay.
+        let all = IFlags::from_bits_retain(flags.bits() | entry.flags.bits());
+        let _ = rustix::fs::ioctl_setflags(&file, all);
     }
     // A directory that was copied up says so; the kernel adds the mark at the look-up otherwise.
     if entry.layer == Layer::Upper && entry.kind == Kind::Dir && path.is_dir() {

@@ -96,6 +96,10 @@ impl Search<'_> {
                 |case| case.entries[index].xattrs.clear(),
             );
             self.attempt_if(
+                |case| !case.entries[index].flags.is_empty(),
+                |case| case.entries[index].flags = rustix::fs::IFlags::empty(),
+            );
+            self.attempt_if(
                 |case| case.entries[index].mode != 0o777,
                 |case| case.entries[index].mode = 0o777,
             );
