@@ -16,6 +16,7 @@ use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
 use super::manner::Manner;
 use super::ops::{self, On, Op, SLOTS, Step, is_link, name_of, objects};
+use super::place::Place;
 use super::random::Random;
 use super::script;
 use super::side::{self, Carrier, Mounted};
@@ -64,7 +65,11 @@ impl Case {
     ) -> Self {
         let mut random = Random::new(seed);
         let lowers = 1 + random.below(4);
-        let entries = layers::generate(&mut random, manner.power, lowers);
+        let mut entries = layers::generate(&mut random, manner.power, lowers);
+        if matches!(manner.place, Place::Mixed | Place::Tmp) {
+            let all = entries.iter_mut();
+            all.for_each(|entry| entry.flags = rustix::fs::IFlags::empty());
+        }
         let steps = script::generate(&mut random, manner.power, &entries, steps);
         let mut case = Self {
             manner: manner.clone(),

@@ -47,6 +47,8 @@
 //!   either upper is.
 //! - With `metacopy=on`, the kernel copies data at an open for writing and sets the time; `execute.rs`
 //!   evens it out.
+//! - Over several file systems no layer has inode flags to begin with: the kernel's copy-up fails where the upper's
+//!   file system hasn't them, ours leaves them out.
 //! - `protattr` isn't compared: overfall gives the upper's file the flags themselves.
 //! - btrfs sets the time of a hole that is punched into a hole, or doesn't, by what it has in memory; both
 //!   sides set it after that.
