@@ -92,7 +92,9 @@ impl Case {
             case.homes = (0..=lowers).map(one).collect();
         }
         let usual = manner.options.is_empty();
-        if lowers > 1 && random.percent(if usual { 15 } else { 60 }) {
+        // What is planted in the upper has its marks by the layers as they are planted.
+        let bare = case.entries.iter().all(|entry| entry.layer != Layer::Upper);
+        if lowers > 1 && bare && random.percent(if usual { 15 } else { 60 }) {
             case.heirs = heirs::generate(&mut random, manner.power, &case.entries);
         }
         if manner.drop_caches {
