@@ -18,6 +18,7 @@ cases! {
     chown_lower_file: OTHER,
     chown_lower_directory_and_symlink: OTHER,
     chown_drops_setuid: OTHER,
+    chown_drops_setgid_of_a_foreign_group: OTHER,
     chown_by_a_plain_user: OTHER,
     write_by_somebody_else_drops_setuid: OTHER,
     truncate_by_somebody_else_drops_setuid: OTHER,
@@ -152,6 +153,21 @@ fn chown_drops_setuid(t: &Tree) {
     assert_eq!(mode(t, "low"), 0o755);
     assert_eq!(mode(t, "up"), 0o755);
     assert_eq!(mode(t, "noexec"), 0o2644, "no group execution: a mandatory lock's mark");
+}
+
+fn chown_drops_setgid_of_a_foreign_group(t: &Tree) {
+    t.lower(&["foreign=F", "own=O"]);
+    for (name, group) in [("foreign", 0), ("own", 1234)] {
+        chown(t.low(name), Some(1234), Some(group)).unwrap();
+        chmod(t.low(name), 0o6644);
+    }
+    t.mount();
+    for (name, left) in [("foreign", 0o644), ("own", 0o2644)] {
+        let path = t.at(name);
+        let group = stat(&path).gid();
+        as_user(1234, 1234, || chown(&path, None, Some(group)).unwrap());
+        assert_eq!(mode(t, name), left, "{name}");
+    }
 }
 
 fn chown_by_a_plain_user(t: &Tree) {

@@ -17,6 +17,7 @@ cases! {
     upper_changes_hands,
     upper_changes_hands_twice,
     userxattr_as_root: Limit::Root("a plain user has nothing else"),
+    origins_on_btrfs: Limit::Root("needs an image"),
     work_directory_is_empty_afterwards,
     unclean_work_directory_is_swept,
     directory_put_there_by_hand_gets_its_origin,
@@ -310,6 +311,32 @@ fn hand_over(t: &Tree) {
     if let Err(why) = t.try_mount() {
         skip(format!("the other side can't be mounted here: {why}"));
     }
+}
+
+/// btrfs doesn't answer the general question for its identity.
+fn origins_on_btrfs(t: &Tree) {
+    let (image, disk) = (t.beside("image"), t.beside("disk"));
+    fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    fs::create_dir(&disk).unwrap();
+    for words in [vec!["mkfs.btrfs", "-q"], vec!["mount", "-o", "loop"]] {
+        let mut command = std::process::Command::new(words[0]);
+        command.args(&words[1..]).arg(&image);
+        if words[0] == "mount" {
+            command.arg(&disk);
+        }
+        match command.output() {
+            Ok(output) if output.status.success() => {}
+            other => skip(format!("{}: {other:?}", words[0])),
+        }
+    }
+    let tree = Tree::new(disk.join("case"), t.carrier(), t.is_real_root());
+    tree.lower(&["f=F"]);
+    tree.mount();
+    tree.append("f", "+");
+    let origin = crate::common::xattr_get(tree.upper("f"), &tree.private("origin"));
+    tree.finish();
+    nix::mount::umount2(&disk, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert!(origin.is_some_and(|value| value.len() > 21), "a file handle");
 }
 
 fn upper_changes_hands(t: &Tree) {

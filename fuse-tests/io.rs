@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
 
 use crate::common::mmap::Mapping;
-use crate::common::{Carrier, Tree, cases, fails, open_flags, open_rw, skip, stat};
+use crate::common::{Carrier, Limit, Tree, cases, fails, open_flags, open_rw, skip, stat};
 
 cases! {
     read_lower_file_in_pieces,
@@ -32,6 +32,8 @@ cases! {
     fallocate_on_a_lower_file,
     copy_range_between_layers,
     copy_range_in_one_file,
+    copy_range_of_less_than_blocks_by_direct_descriptors: Limit::Fuse("other file systems want whole blocks"),
+    reflinks,
     file_over_four_gigabytes,
     map_shared_and_write,
     map_private_does_not_write,
@@ -343,6 +345,36 @@ fn copy_range_in_one_file(t: &Tree) {
     let (mut from, mut to) = (0, 20);
     assert_eq!(copy_file_range(&file, Some(&mut from), &file, Some(&mut to), 5).unwrap(), 5);
     assert_eq!(t.read("f"), format!("0123456789{}01234", "\0".repeat(10)));
+}
+
+fn copy_range_of_less_than_blocks_by_direct_descriptors(t: &Tree) {
+    t.lower(&["f=0123456789"]);
+    t.mount();
+    let Ok(from) = open_flags(t.at("f"), libc::O_DIRECT) else {
+        skip("the layers' file system has no O_DIRECT");
+    };
+    let (mut start, mut end) = (1, 3);
+    let to = File::create(t.at("g")).unwrap();
+    assert_eq!(copy_file_range(&from, Some(&mut start), &to, Some(&mut end), 5).unwrap(), 5);
+    assert_eq!(t.read("g"), format!("{}12345", "\0".repeat(3)));
+}
+
+/// FUSE has none; programs copy then.
+fn reflinks(t: &Tree) {
+    t.lower(&["f=F"]);
+    t.mount();
+    let (from, to) = (File::open(t.at("f")).unwrap(), File::create(t.at("g")).unwrap());
+    match rustix::fs::ioctl_ficlone(&to, &from) {
+        Err(Errno::OPNOTSUPP) => {}
+        result if t.carrier() == Carrier::Kernel => {
+            result.unwrap();
+            assert_eq!(t.read("g"), "F");
+        }
+        other => panic!("{other:?}"),
+    }
+    let copy = ["--reflink=auto".into(), t.at("f"), t.at("h")];
+    assert!(std::process::Command::new("cp").args(copy).status().unwrap().success());
+    assert_eq!(t.read("h"), "F");
 }
 
 fn file_over_four_gigabytes(t: &Tree) {

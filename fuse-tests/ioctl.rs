@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use crate::common::{Limit, Tree, cases, fails, open_rw, skip, stat};
+use crate::common::{Carrier, Limit, Tree, cases, fails, open_rw, skip, stat};
 
 const ROOT: Limit = Limit::Root("append-only and immutable need CAP_LINUX_IMMUTABLE");
 
@@ -13,11 +13,15 @@ cases! {
     flags_of_lower_and_upper,
     flag_on_a_lower_file_copies_it_up,
     flags_of_directories,
+    flags_that_a_copy_keeps,
+    flags_of_an_unlinked_file,
+    flags_that_a_directory_passes_on: ROOT,
     reading_flags_copies_nothing,
     lsattr_and_chattr,
     append_only: ROOT,
     append_only_new_file: ROOT,
     immutable: ROOT,
+    append_only_and_immutable_directories: Limit::Fuse("the kernel's overlay forbids what it shows"),
 }
 
 fn flags(t: &Tree, path: &str) -> IFlags {
@@ -68,6 +72,57 @@ fn flags_of_directories(t: &Tree) {
     set(t, "d", before | IFlags::NODUMP).unwrap();
     assert!(flags(t, "d").contains(IFlags::NODUMP));
     assert_eq!(t.sketch(), ["d/", "d/f=F"]);
+    set(t, "d", before).unwrap();
+}
+
+fn flags_that_a_copy_keeps(t: &Tree) {
+    let kept = IFlags::SYNC | IFlags::NOATIME;
+    t.lower(&["f=F", "d/"]);
+    for name in ["f", "d"] {
+        let file = File::open(t.low(name)).unwrap();
+        let flags = ioctl_getflags(&file);
+        if flags.and_then(|flags| ioctl_setflags(&file, flags | kept | IFlags::NODUMP)).is_err() {
+            skip("the layers' file system has no such flags");
+        }
+    }
+    t.mount();
+    for name in ["f", "d"] {
+        crate::common::chmod(t.at(name), 0o700);
+        assert_eq!(flags(t, name) & (kept | IFlags::NODUMP), kept, "{name}");
+    }
+}
+
+fn flags_of_an_unlinked_file(t: &Tree) {
+    t.lower(&["f=F"]);
+    t.mount();
+    let before = flags(t, "f");
+    t.append("f", "+");
+    let file = open_rw(t.at("f"));
+    fs::remove_file(t.at("f")).unwrap();
+    ioctl_setflags(&file, before | IFlags::NODUMP).unwrap();
+    assert_eq!(ioctl_getflags(&file).unwrap(), before | IFlags::NODUMP);
+}
+
+/// What another user makes is made in the work directory and gets none.
+fn flags_that_a_directory_passes_on(t: &Tree) {
+    t.lower(&["d/"]);
+    crate::common::chmod(t.low("d"), 0o777);
+    t.mount();
+    let before = flags(t, "d");
+    set(t, "d", before | IFlags::NODUMP).unwrap();
+    fs::create_dir(t.upper("d/beside")).unwrap();
+    let inherited = ioctl_getflags(File::open(t.upper("d/beside")).unwrap()).unwrap();
+    fs::remove_dir(t.upper("d/beside")).unwrap();
+    fs::create_dir(t.at("d/root")).unwrap();
+    let path = t.at("d/other");
+    crate::common::as_user(1234, 1234, || fs::create_dir(&path).unwrap());
+    let others = match t.carrier() {
+        Carrier::Kernel => inherited,
+        Carrier::Fuse => before,
+    };
+    for (name, expected) in [("d/root", inherited), ("d/other", others)] {
+        assert_eq!(flags(t, name) & IFlags::NODUMP, expected & IFlags::NODUMP, "{name}");
+    }
     set(t, "d", before).unwrap();
 }
 
@@ -142,4 +197,28 @@ fn immutable(t: &Tree) {
     outcome.unwrap_or_else(|payload| std::panic::resume_unwind(payload));
     t.append("f", "+");
     assert_eq!(stat(t.at("f")).len(), 2);
+}
+
+/// The flags are the upper directory's own, so that nothing can be copied up below an immutable one;
+/// and a whiteout is a new name, which an append-only directory may get.
+fn append_only_and_immutable_directories(t: &Tree) {
+    if !t.is_real_root() {
+        skip("append-only and immutable need CAP_LINUX_IMMUTABLE");
+    }
+    t.lower(&["d/s/f=F", "a/f=F"]);
+    t.mount();
+    let before = flags(t, "d");
+    set(t, "d", before | IFlags::IMMUTABLE).unwrap();
+    set(t, "a", before | IFlags::APPEND).unwrap();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        fails(fs::write(t.at("d/new"), "N"), libc::EPERM);
+        fails(refused(fs::OpenOptions::new().write(true).open(t.at("d/s/f"))), libc::EPERM);
+        t.write("a/new", "N");
+        fails(fs::remove_file(t.at("a/new")), libc::EPERM);
+        fs::remove_file(t.at("a/f")).unwrap();
+    }));
+    set(t, "d", before).unwrap();
+    set(t, "a", before).unwrap();
+    outcome.unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+    assert_eq!(t.sketch(), ["a/", "a/new=N", "d/", "d/s/", "d/s/f=F"]);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{Tree, cases, fails, names, stat, xattr_get};
+use crate::common::{Carrier, Tree, cases, fails, names, stat, xattr_get};
 
 cases! {
     lower_file_leaves_a_whiteout,
@@ -13,6 +13,7 @@ cases! {
     merged_directory_with_everything_in_it,
     directory_that_is_not_empty,
     directory_with_only_whiteouts,
+    directory_of_one_layer_with_whiteouts,
     remove_and_make_directory_again_is_opaque,
     remove_and_make_file_again,
     file_replaced_by_directory,
@@ -268,4 +269,21 @@ fn full_directory_is_not_copied_up(t: &Tree) {
     fs::create_dir(t.at("new")).unwrap();
     fails(fs::rename(t.at("new"), t.at("d/full")), libc::ENOTEMPTY);
     assert_eq!(t.upper_sketch(), ["new/"]);
+}
+
+/// Nothing is seen in it, but the kernel counts them where it has nothing to merge.
+fn directory_of_one_layer_with_whiteouts(t: &Tree) {
+    t.lower(&["d/gone!"]);
+    t.mount();
+    fails(fs::metadata(t.at("d/gone")), libc::ENOENT);
+    match (t.carrier(), fs::remove_dir(t.at("d"))) {
+        (Carrier::Kernel, Err(error)) => {
+            let errno = error.raw_os_error();
+            assert!(matches!(errno, Some(libc::ENOTEMPTY | libc::EEXIST)), "{error}");
+        }
+        (_, removed) => {
+            removed.unwrap();
+            assert_eq!(t.sketch(), [""; 0]);
+        }
+    }
 }

@@ -23,6 +23,7 @@ cases! {
     device_over_a_whiteout: MKNOD,
     mknod_by_a_plain_user: Limit::Root("needs a second uid"),
     rename_and_link_of_a_fifo,
+    attributes_of_an_unlinked_fifo,
     writing_to_a_lower_device_copies_nothing: MKNOD,
 }
 
@@ -151,6 +152,16 @@ fn mknod_by_a_plain_user(t: &Tree) {
         fails(mknod(&dir.join("w"), FileType::CharacterDevice, 0o644, (0, 0)), libc::EPERM);
     });
     assert_eq!(t.upper_sketch(), ["d/", "d/p|"]);
+}
+
+fn attributes_of_an_unlinked_fifo(t: &Tree) {
+    t.lower(&["p|"]);
+    t.mount();
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    let fifo = rustix::fs::open(t.at("p"), flags, rustix::fs::Mode::empty()).unwrap();
+    fs::remove_file(t.at("p")).unwrap();
+    let value = rustix::fs::fgetxattr(&fifo, "system.posix_acl_access", &mut [0; 100]);
+    assert_eq!(value, Err(rustix::io::Errno::NODATA));
 }
 
 fn rename_and_link_of_a_fifo(t: &Tree) {

@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use super::compare::{self, Pairs, differences};
 use super::execute::{Hands, Outcome};
-use super::known::{self, Then};
+use super::heirs;
+use super::known::{self, Met, Then};
 use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
-use super::ops::{self, On, Op, SLOTS, Step};
+use super::manner::Manner;
+use super::ops::{self, On, Op, SLOTS, Step, is_link, name_of, objects};
+use super::place::Place;
 use super::random::Random;
+use super::script;
 use super::side::{self, Carrier, Mounted};
 
 /// How long a case may take before overfall's mount is torn down under it.
@@ -26,9 +30,13 @@ const ENDED: &str = "ended";
 /// Layers and steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    pub(crate) power: Power,
+    pub(crate) manner: Manner,
+    /// Where the upper and each lower layer lie, if not beside the mount.
+    homes: Vec<PathBuf>,
     pub(crate) lowers: usize,
     pub(crate) entries: Vec<Entry>,
+    /// Changes that the kernel's overlay has made to the topmost lower layer before.
+    pub(crate) heirs: Vec<Step>,
     pub(crate) steps: Vec<Step>,
     /// Whether every step's objects are looked at after it; caches are warmer then.
     pub(crate) nosy: bool,
@@ -48,52 +56,65 @@ pub(crate) struct Finding {
 pub(crate) type Tally = BTreeMap<&'static str, usize>;
 
 impl Case {
-    /// The case of a seed.
-    pub(crate) fn generate(seed: u64, power: Power, steps: usize) -> Self {
+    /// The case of a seed. What is elsewhere is there for layers.
+    pub(crate) fn generate(
+        seed: u64,
+        manner: &Manner,
+        steps: usize,
+        elsewhere: &[PathBuf],
+    ) -> Self {
         let mut random = Random::new(seed);
         let lowers = 1 + random.below(4);
-        let entries = layers::generate(&mut random, power, lowers);
-        let steps = ops::generate(&mut random, power, &entries, steps);
+        let mut entries = layers::generate(&mut random, manner.power, lowers);
+        if matches!(manner.place, Place::Mixed | Place::Tmp) {
+            let all = entries.iter_mut();
+            all.for_each(|entry| entry.flags = rustix::fs::IFlags::empty());
+        }
+        let steps = script::generate(&mut random, manner.power, &entries, steps);
         let mut case = Self {
-            power,
+            manner: manner.clone(),
+            homes: Vec::new(),
             lowers,
             entries,
+            heirs: Vec::new(),
             steps,
             nosy: random.percent(50),
         };
         case.part_privileges(random.percent(50));
+        // With other numbers, so that the rest is the same in every manner.
+        let mut random = Random::new(!seed);
+        if !elsewhere.is_empty() {
+            let one = |_| {
+                random
+                    .choose(elsewhere)
+                    .join(format!("layers-{}-{seed}", std::process::id()))
+            };
+            case.homes = (0..=lowers).map(one).collect();
+        }
+        let usual = manner.options.is_empty();
+        // What is planted in the upper has its marks by the layers as they are planted.
+        let bare = case.entries.iter().all(|entry| entry.layer != Layer::Upper);
+        if lowers > 1 && bare && random.percent(if usual { 15 } else { 60 }) {
+            case.heirs = heirs::generate(&mut random, manner.power, &case.entries);
+        }
+        if manner.drop_caches {
+            case.forget_now_and_then(&mut random);
+        }
         case
     }
 
-    /// Leaves out either setuid and setgid or what deals otherwise with them; `known.rs` says why.
-    fn part_privileges(&mut self, keep: bool) {
-        if keep {
-            let maps = self.power == Power::Root;
-            for step in &mut self.steps {
-                let leave = match &step.op {
-                    Op::Map { .. } => maps,
-                    Op::Setxattr { name, .. } => *name != "security.capability",
-                    _ => true,
-                };
-                if !leave {
-                    step.op = Op::Readdir {
-                        on: On::Path(PathBuf::from(".")),
-                    };
-                }
+    fn forget_now_and_then(&mut self, random: &mut Random) {
+        let forget = Step {
+            uid: 0,
+            umask: 0o022,
+            op: Op::DropCaches,
+        };
+        let steps = std::mem::take(&mut self.steps);
+        for step in steps {
+            if random.percent(8) {
+                self.steps.push(forget.clone());
             }
-            return;
-        }
-        for entry in &mut self.entries {
-            entry.mode &= 0o1777;
-        }
-        for step in &mut self.steps {
-            match &mut step.op {
-                Op::Open { mode, .. }
-                | Op::Chmod { mode, .. }
-                | Op::Mkdir { mode, .. }
-                | Op::Mknod { mode, .. } => *mode &= 0o1777,
-                _ => {}
-            }
+            self.steps.push(step);
         }
     }
 
@@ -120,17 +141,22 @@ impl Case {
                 .collect();
             let _ = writeln!(
                 text,
-                "  {place}: /{} {:?} {:o} {}:{}{}",
+                "  {place}: /{} {:?} {:o} {}:{}{}{}",
                 shown(&entry.path),
                 entry.kind,
                 entry.mode,
                 entry.owner.0,
                 entry.owner.1,
-                xattrs.concat()
+                xattrs.concat(),
+                match entry.flags.is_empty() {
+                    true => String::new(),
+                    false => format!(" {:?}", entry.flags),
+                }
             );
         }
-        for step in &self.steps {
-            let _ = write!(text, "  {:?}", step.op);
+        let heirs = self.heirs.iter().map(|step| ("  lower 0, before: ", step));
+        for (when, step) in heirs.chain(self.steps.iter().map(|step| ("  ", step))) {
+            let _ = write!(text, "{when}{:?}", step.op);
             if step.uid != 0 {
                 let _ = write!(text, " by {}", step.uid);
             }
@@ -170,9 +196,17 @@ impl Case {
         for side in &sides {
             side::abandon(&side.join("m"));
             let _ = fs::set_permissions(side.join("w/work"), fs::Permissions::from_mode(0o700));
+            if self.protects() {
+                side::unprotect(&side.join("u"));
+                side::unprotect(&side.join("w"));
+            }
         }
-        if let Err(error) = fs::remove_dir_all(dir) {
-            eprintln!("removing {}: {error}", dir.display());
+        for dir in self.homes.iter().map(|home| &**home).chain([dir]) {
+            if let Err(error) = fs::remove_dir_all(dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                eprintln!("removing {}: {error}", dir.display());
+            }
         }
         result
     }
@@ -180,26 +214,45 @@ impl Case {
     fn compare(&self, sides: &[PathBuf; 2], tally: &mut Tally) -> Result<(), Finding> {
         let carriers = [Carrier::Kernel, Carrier::Overfall];
         for side in sides {
-            layers::build(side, self.power, self.lowers, &self.entries)
-                .map_err(|error| plain("setup", error))?;
+            layers::build(
+                side,
+                self.manner.power,
+                self.lowers,
+                &self.entries,
+                &self.homes,
+            )
+            .map_err(|error| plain("setup", error))?;
+            if !self.heirs.is_empty() {
+                heirs::bequeath(side, &self.manner, self.lowers, &self.heirs)
+                    .map_err(|error| plain("setup", error))?;
+            }
         }
         let before = self.lower_trees(&sides[1])?;
         let mount = |side: usize, by| {
-            Mounted::new(&sides[side], by, self.power, self.lowers).map_err(|e| plain("mount", e))
+            Mounted::new(&sides[side], by, &self.manner, self.lowers).map_err(|e| plain("mount", e))
         };
         let mounts = [mount(0, carriers[0])?, mount(1, carriers[1])?];
         let mut pairs = Pairs::default();
+        pairs.forgetful = self.manner.power == Power::User;
         let show = |mount: &Mounted| {
             let tree = look::tree(&mount.root(), &look::plainly);
             let mut tree = tree.map_err(|error| plain("tree", error))?;
             if self.has_lower_links() {
                 let nodes = tree.values_mut();
-                nodes.for_each(|node| node.lines.retain(|line| line != look::OTHER_NUMBER));
+                nodes.for_each(|node| node.lines.retain(|line| line != look::OTHER_NUMBER_OF_FILE));
+            }
+            if self.may_copy_other_names() {
+                for line in tree.values_mut().flat_map(|node| &mut node.lines) {
+                    *line = compare::without_links_of_directories(line);
+                }
             }
             Ok(tree)
         };
         {
-            let mut hands = [Hands::new(mounts[0].root()), Hands::new(mounts[1].root())];
+            let mut hands = [
+                Hands::new(mounts[0].root(), &self.manner),
+                Hands::new(mounts[1].root(), &self.manner),
+            ];
             for (index, step) in self.steps.iter().enumerate() {
                 let finding = |finding: Finding| Finding {
                     step: Some(index),
@@ -222,16 +275,35 @@ impl Case {
         for (before, after) in before.iter().zip(&after) {
             report("lower", differences(("before", before), ("after", after)))?;
         }
-        report("work", compare::leftovers(&sides[1]))?;
+        let indexed = self.manner.has("index=on");
+        report("work", compare::leftovers(&sides[1], indexed))?;
         let upper = |side: usize| {
-            compare::upper(&sides[side].join("u"), self.power)
+            compare::upper(&sides[side].join("u"), self.manner.power)
                 .map_err(|error| plain("upper", error))
         };
         let (mut theirs, mut ours) = (upper(0)?, upper(1)?);
-        compare::forgive_marks(&mut theirs, &mut ours, self.power, pairs.in_vain);
+        compare::forgive_marks(&mut theirs, &mut ours, self.manner.power, pairs.in_vain);
+        // A redirected directory's lower names are elsewhere.
+        let redirects = self.manner.has("redirect_dir=on") || self.manner.has("metacopy=on");
+        if !redirects && self.plants_no_whiteouts() {
+            report("upper", compare::needless_whiteouts(&ours, &after))?;
+        }
         let (theirs, ours) = (("kernel", &theirs), ("overfall", &ours));
-        report("upper", differences(theirs, ours))?;
-        report("upper", compare::unlike_links(theirs, ours))?;
+        if !self.may_copy_other_names() && !self.protects() {
+            report("upper", differences(theirs, ours))?;
+            report("upper", compare::unlike_links(theirs, ours))?;
+        }
+        if indexed && !self.may_copy_other_names() && !self.protects() {
+            let index = |side: &PathBuf| {
+                let entries = compare::index(&side.join("w/index"), self.manner.power);
+                entries.map_err(|error| plain("index", error))
+            };
+            let (theirs, ours) = (index(&sides[0])?, index(&sides[1])?);
+            if theirs != ours {
+                let text = format!("index:\n    kernel: {theirs:#?}\n    overfall: {ours:#?}");
+                return Err(plain("index", text));
+            }
+        }
         for (side, by) in [(1, Carrier::Kernel), (0, Carrier::Overfall)] {
             let mounted = mount(side, by)?;
             let again = show(&mounted)?;
@@ -254,9 +326,6 @@ impl Case {
         tally: &mut Tally,
     ) -> Result<(), Finding> {
         pairs.part(&hands[0].parting(&step.op), &hands[1].parting(&step.op));
-        if step.op == Op::DropCaches && std::env::var_os("OVERFALL_DROP_CACHES").is_none() {
-            return Ok(());
-        }
         let [kernel, overfall] = hands;
         self.agree(step, kernel, overfall, pairs, tally, &name_of(&step.op))?;
         if self.nosy {
@@ -282,14 +351,29 @@ impl Case {
         tally: &mut Tally,
         class: &str,
     ) -> Result<(), Finding> {
-        let (theirs, mut ours): (Outcome, Outcome) = (kernel.execute(step), overfall.execute(step));
+        let (mut theirs, mut ours): (Outcome, Outcome) =
+            (kernel.execute(step), overfall.execute(step));
+        if self.may_copy_other_names() {
+            for outcome in [&mut theirs, &mut ours] {
+                if let Ok(text) = &mut outcome.result {
+                    *text = compare::without_links_of_directories(text);
+                }
+            }
+        }
         if self.has_lower_links()
             && let (Op::Readdir { .. }, Ok(text)) = (&step.op, &mut ours.result)
         {
-            *text = text.replace(look::OTHER_NUMBER, "");
+            *text = text.replace(look::OTHER_NUMBER_OF_FILE, "");
         }
         if theirs.result != ours.result {
-            if let Some(known) = known::find(step, &theirs, &ours) {
+            let met = Met {
+                manner: &self.manner,
+                step,
+                kernel: &theirs,
+                overfall: &ours,
+                protects: self.protects(),
+            };
+            if let Some(known) = known::find(&met) {
                 *tally.entry(known.why).or_default() += 1;
                 pairs.in_vain |= known.then == Then::Close;
                 if known.then == Then::End {
@@ -315,7 +399,10 @@ impl Case {
             );
             return Err(plain(class, text));
         }
-        if matches!(step.op, Op::Link { .. }) && self.power == Power::User && ours.result.is_ok() {
+        if self.protects() && ours.result == Err(libc::EPERM) {
+            return Err(plain(ENDED, "something may have been prepared in vain"));
+        }
+        if is_link(&step.op) && self.manner.power == Power::User && ours.result.is_ok() {
             pairs.blind = true;
         }
         if let (Some(theirs), Some(ours), Op::Stat { on, .. }) =
@@ -334,11 +421,33 @@ impl Case {
         let [kernel, overfall] = trees;
         let (theirs, ours) = (("kernel", kernel), ("overfall", overfall));
         report(class, differences(theirs, ours))?;
-        report("holes", compare::lost_holes(kernel, overfall))?;
+        let slack = compare::slack(self.manner.place);
+        report("holes", compare::lost_holes(kernel, overfall, slack))?;
         if !pairs.blind {
             report("links", compare::unlike_links(theirs, ours))?;
         }
         report("st_ino", pairs.meet_all(kernel, overfall))
+    }
+
+    /// Whether another name than the kernel's may be copied up, as `known.rs` says of indexes.
+    fn may_copy_other_names(&self) -> bool {
+        self.manner.has("index=on") && self.has_lower_links()
+    }
+
+    /// Whether something is made append-only or immutable.
+    fn protects(&self) -> bool {
+        let protects = |step: &Step| match &step.op {
+            Op::Flags {
+                set: Some(flags), ..
+            } => flags & ops::PROTECTING != 0,
+            _ => false,
+        };
+        self.steps.iter().any(protects)
+    }
+
+    fn plants_no_whiteouts(&self) -> bool {
+        let planted = |entry: &Entry| entry.layer == Layer::Upper && entry.kind == Kind::Whiteout;
+        !self.entries.iter().any(planted)
     }
 
     /// Whether there may be files whose node has another number than `stat` shows; see `known.rs`.
@@ -346,6 +455,7 @@ impl Case {
         self.entries
             .iter()
             .any(|entry| matches!(entry.kind, Kind::HardLink(_)))
+            || self.heirs.iter().any(|step| is_link(&step.op))
     }
 
     fn lower_trees(&self, side: &Path) -> Result<Vec<Tree>, Finding> {
@@ -374,36 +484,4 @@ fn report(class: &str, lines: Vec<String>) -> Result<(), Finding> {
         class,
         format!("{class}:\n    {}", lines.join("\n    ")),
     ))
-}
-
-fn name_of(op: &Op) -> String {
-    let text = format!("{op:?}");
-    text.split([' ', '{']).next().unwrap_or_default().to_owned()
-}
-
-/// What a step was about.
-fn objects(op: &Op) -> Vec<On> {
-    let path = |path: &PathBuf| On::Path(path.clone());
-    match op {
-        Op::Open { path: at, .. }
-        | Op::Mkdir { path: at, .. }
-        | Op::Rmdir { path: at }
-        | Op::Mknod { path: at, .. }
-        | Op::Symlink { path: at, .. }
-        | Op::Unlink { path: at } => vec![
-            path(at),
-            On::Path(at.parent().map_or_else(PathBuf::new, Path::to_path_buf)),
-        ],
-        Op::Link { from, to } | Op::Rename { from, to, .. } => vec![path(from), path(to)],
-        Op::Write { slot, .. } | Op::Fallocate { slot, .. } | Op::CopyRange { to: slot, .. } => {
-            vec![On::Slot(*slot)]
-        }
-        Op::Truncate { on, .. }
-        | Op::Chmod { on, .. }
-        | Op::Chown { on, .. }
-        | Op::Utimens { on, .. }
-        | Op::Setxattr { on, .. }
-        | Op::Removexattr { on, .. } => vec![on.clone()],
-        _ => Vec::new(),
-    }
 }

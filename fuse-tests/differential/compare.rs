@@ -1,12 +1,14 @@
 //! Compares what the two sides show and what they leave behind.
 
 use std::collections::{BTreeSet, HashMap};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
 use super::layers::Power;
 use super::look::{self, Node, Tree, shown};
+use super::place::Place;
 
 /// Lines that say where two trees differ; none where they are the same.
 pub(crate) fn differences(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<String> {
@@ -39,11 +41,11 @@ pub(crate) fn differences(ours: (&str, &Tree), theirs: (&str, &Tree)) -> Vec<Str
 
 /// Files with fewer holes in ours than in the kernel's: its copy-up keeps only those that begin at a
 /// whole megabyte, ours keeps all. Roughly: file systems allocate ahead as they like.
-pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree) -> Vec<String> {
+pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree, slack: u64) -> Vec<String> {
     let mut lines = Vec::new();
     for (path, ours) in overfall {
         if let Some(theirs) = kernel.get(path)
-            && theirs.blocks + 32 < ours.blocks
+            && theirs.blocks + slack < ours.blocks
         {
             let (path, theirs, ours) = (shown(path), theirs.blocks, ours.blocks);
             lines.push(format!(
@@ -52,6 +54,15 @@ pub(crate) fn lost_holes(kernel: &Tree, overfall: &Tree) -> Vec<String> {
         }
     }
     lines
+}
+
+/// How many blocks a file system may have allocated ahead on one side alone.
+pub(crate) fn slack(place: Place) -> u64 {
+    match place {
+        Place::Ext4 | Place::Btrfs | Place::Tmpfs => 32,
+        // 32 blocks at either end of what was written into a shared extent.
+        Place::Xfs | Place::Mixed | Place::Tmp => 72,
+    }
 }
 
 /// Names that are one object on one side and several on the other.
@@ -85,12 +96,20 @@ fn is_whiteout(node: &Node) -> bool {
 /// Reads an upper layer: whiteouts are whiteouts whatever their mode, the overlay's own
 /// attributes are brought to what must be the same.
 pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
+    /// Of an origin, what is the same for every object of a layer: version, length, flags, type
+    /// of the handle, identity of the file system.
+    const HEAD: usize = 21;
     let (origin, uuid) = (power.private("origin"), power.private("uuid"));
+    let (upper, protected) = (power.private("upper"), power.private("protattr"));
     let show = |name: &str, value: &[u8]| {
-        if name == origin {
-            // A file handle or empty, as the mounter's rights allow.
-            Some(format!("{name} is there"))
-        } else if name == uuid {
+        if name == origin || name == upper {
+            let head: Vec<_> = value
+                .iter()
+                .take(HEAD)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            Some(format!("{name}: {} bytes, {}", value.len(), head.concat()))
+        } else if name == uuid || name == protected {
             None
         } else {
             look::plainly(name, value)
@@ -103,11 +122,44 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
     Ok(tree)
 }
 
+/// Whiteouts in an upper that hide nothing: no lower layer has the name.
+pub(crate) fn needless_whiteouts(upper: &Tree, lowers: &[Tree]) -> Vec<String> {
+    let whiteouts = upper.iter().filter(|(_, node)| is_whiteout(node));
+    whiteouts
+        .filter(|(path, _)| !lowers.iter().any(|lower| lower.contains_key(*path)))
+        .map(|(path, _)| format!("/{}: hides nothing", shown(path)))
+        .collect()
+}
+
+/// A stat's text without the number of links, if it is a directory's.
+pub(crate) fn without_links_of_directories(text: &str) -> String {
+    if text.starts_with("Directory ")
+        && let Some((before, rest)) = text.split_once(" nlink ")
+    {
+        let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        return format!("{before}{after}");
+    }
+    text.to_owned()
+}
+
+/// The entries of an index, but a whiteout that waits for its use. Their names are file handles, which
+/// aren't the same on both sides.
+pub(crate) fn index(dir: &Path, power: Power) -> std::io::Result<Vec<String>> {
+    let mut entries: Vec<_> = upper(dir, power)?
+        .iter()
+        .filter(|(path, _)| !path.as_os_str().as_bytes().starts_with(b"#"))
+        .map(|(_, node)| node.lines.join("; "))
+        .collect();
+    entries.sort();
+    Ok(entries)
+}
+
 /// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off or
-/// set `in_vain`, an `opaque` that it needn't have set. What a mark means shows when each mounts the other's upper.
+/// set `in_vain`, an `opaque` or `redirect` that it needn't have set. What a mark means shows when each mounts the other's upper.
 pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power, in_vain: bool) {
     let impure = format!("{}=y", power.private("impure"));
     let opaque = format!("{}=y", power.private("opaque"));
+    let redirect = power.private("redirect");
     for (path, ours) in overfall {
         let Some(theirs) = kernel.get_mut(path) else {
             continue;
@@ -121,16 +173,32 @@ pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power
         if !ours.lines.contains(&opaque) {
             theirs.lines.retain(|line| *line != opaque);
         }
+        // It leads to where the directory is anyway.
+        let to_itself = [
+            format!("{redirect}=/{}", shown(path)),
+            format!(
+                "{redirect}={}",
+                shown(Path::new(path.file_name().unwrap_or_default()))
+            ),
+        ];
+        if !ours.lines.iter().any(|line| line.starts_with(&redirect)) {
+            theirs.lines.retain(|line| !to_itself.contains(line));
+        }
     }
 }
 
 /// Everything in the work directory that shouldn't be left there.
-pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
+pub(crate) fn leftovers(dir: &Path, indexed: bool) -> Vec<String> {
     let Ok(tree) = look::tree(&dir.join("w"), &look::plainly) else {
         return vec!["the work directory can't be read".to_owned()];
     };
+    let may_stay = |path: &Path| {
+        path.as_os_str().is_empty()
+            || path == Path::new("work")
+            || indexed && path.starts_with("index")
+    };
     tree.keys()
-        .filter(|path| !path.as_os_str().is_empty() && *path != Path::new("work"))
+        .filter(|path| !may_stay(path))
         .map(|path| format!("left in the work directory: {}", shown(path)))
         .collect()
 }
@@ -143,6 +211,8 @@ pub(crate) struct Pairs {
     pub(crate) blind: bool,
     /// Whether the kernel may have prepared a copy-up that then failed.
     pub(crate) in_vain: bool,
+    /// Whether the kernel may forget the number of what nobody uses.
+    pub(crate) forgetful: bool,
     to_theirs: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
     to_ours: HashMap<(u64, u64), ((u64, u64), PathBuf)>,
 }
@@ -160,6 +230,15 @@ impl Pairs {
         }
         let before = self.to_theirs.insert(ours, (theirs, path.to_path_buf()));
         let back = self.to_ours.insert(theirs, (ours, path.to_path_buf()));
+        if self.forgetful
+            && let Some((other, seen)) = &back
+            && *other != ours
+            && seen == path
+            && before.is_none()
+        {
+            self.to_theirs.remove(other);
+            return None;
+        }
         let path = shown(path);
         if let Some((other, seen)) = before
             && other != theirs

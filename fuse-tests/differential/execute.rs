@@ -1,20 +1,19 @@
 //! Carries an operation out on one mounted tree and says what came of it, as text.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom,
-    Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timestamps, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::layers::fill;
+use super::calls::timespec;
+use super::layers::IN_ANOTHER_GROUP;
 use super::look;
+use super::manner::Manner;
 use super::mapping::Mapping;
-use super::ops::{MAP_LENGTH, MAPS, Moment, On, Op, SLOTS, Special, Step};
+use super::ops::{self, MAPS, Moment, On, Op, SLOTS, Step};
+use super::place::Place;
 
 /// What came of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +22,8 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<String, i32>,
     /// `(st_dev, st_ino)` of the object that was looked at.
     pub(crate) identity: Option<(u64, u64)>,
+    /// Whether the descriptor's file has no name any more.
+    pub(crate) nameless: bool,
 }
 
 impl Outcome {
@@ -35,33 +36,46 @@ impl Outcome {
     }
 }
 
-struct Descriptor {
-    fd: OwnedFd,
-    flags: i32,
+pub(super) struct Descriptor {
+    pub(super) fd: OwnedFd,
+    pub(super) flags: i32,
 }
 
 /// One mounted tree with the descriptors and mappings that are open in it.
 pub(crate) struct Hands {
-    root: PathBuf,
-    slots: [Option<Descriptor>; SLOTS],
-    maps: [Option<Mapping>; MAPS],
+    pub(super) root: PathBuf,
+    custom: Custom,
+    pub(super) slots: [Option<Descriptor>; SLOTS],
+    pub(super) maps: [Option<Mapping>; MAPS],
 }
 
-enum Object<'a> {
+/// What must be evened out.
+struct Custom {
+    /// A change of attributes copies no data.
+    metacopy: bool,
+    /// The upper may be on btrfs.
+    btrfs: bool,
+}
+
+pub(super) enum Object<'a> {
     Path(PathBuf),
     Descriptor(BorrowedFd<'a>),
 }
 
 /// No descriptor in that slot: the operation isn't done.
-const EMPTY: i32 = -1;
+pub(super) const EMPTY: i32 = -1;
 
-type Done = io::Result<String>;
+pub(super) type Done = io::Result<String>;
 
 impl Hands {
     /// For a tree mounted at `root`.
-    pub(crate) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf, manner: &Manner) -> Self {
         Self {
             root,
+            custom: Custom {
+                metacopy: manner.has("metacopy=on"),
+                btrfs: matches!(manner.place, Place::Btrfs | Place::Mixed | Place::Tmp),
+            },
             slots: [const { None }; SLOTS],
             maps: [const { None }; MAPS],
         }
@@ -69,26 +83,33 @@ impl Hands {
 
     /// The objects that may be gone after the step: their numbers may then be given to others.
     pub(crate) fn parting(&self, op: &Op) -> Vec<(u64, u64)> {
-        let mut parting = Vec::new();
-        match op {
+        let name = |path: &Path| {
+            let stat = rustix::fs::lstat(path).ok()?;
+            let last = stat.st_nlink <= 1 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            last.then_some((stat.st_dev, stat.st_ino))
+        };
+        let held = |slot: usize| {
+            let stat = rustix::fs::fstat(self.fd(slot).ok()?).ok()?;
+            let last = stat.st_nlink == 0 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            last.then_some((stat.st_dev, stat.st_ino))
+        };
+        let gone = match op {
             Op::Unlink { path } | Op::Rmdir { path } | Op::Rename { to: path, .. } => {
-                if let Ok(stat) = rustix::fs::lstat(self.root.join(path))
-                    && (stat.st_nlink <= 1 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
-                {
-                    parting.push((stat.st_dev, stat.st_ino));
-                }
+                name(&self.at(path))
             }
-            Op::Open { slot, .. } | Op::Close { slot } => {
-                if let Some(held) = &self.slots[*slot]
-                    && let Ok(stat) = rustix::fs::fstat(&held.fd)
-                    && (stat.st_nlink == 0 || stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
-                {
-                    parting.push((stat.st_dev, stat.st_ino));
+            Op::Open { slot, .. } | Op::Close { slot } => held(*slot),
+            Op::Within { slot, op } => match &**op {
+                Op::Unlink { path } | Op::Rmdir { path } | Op::Rename { to: path, .. } => {
+                    let gone = self.enter(*slot).ok().and_then(|()| name(path));
+                    let _ = rustix::process::chdir("/");
+                    gone
                 }
-            }
-            _ => {}
-        }
-        parting
+                Op::Open { slot, .. } => held(*slot),
+                _ => None,
+            },
+            _ => None,
+        };
+        Vec::from_iter(gone)
     }
 
     /// Does it.
@@ -106,28 +127,103 @@ impl Hands {
         {
             self.after_full_target(from);
         }
-        let result = result.and_then(|text| self.afterwards(&step.op).map(|()| text));
+        let after = self.afterwards(&step.op);
+        if after.is_err() {
+            self.give_up(&step.op);
+        }
+        let result = result.and_then(|text| after.map(|()| text));
         let result = result.map_err(|error| error.raw_os_error().unwrap_or(EMPTY));
-        Outcome { result, identity }
+        let nameless = self.is_nameless(&step.op);
+        Outcome {
+            result,
+            identity,
+            nameless,
+        }
+    }
+
+    /// What `known.rs` says that is done after an operation.
+    fn afterwards(&self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::Open { slot, flags, .. } => self.after_open(*slot, *flags),
+            Op::Within { op, .. } => match **op {
+                Op::Open { slot, flags, .. } => self.after_open(slot, flags),
+                _ => Ok(()),
+            },
+            // A call that FUSE hasn't sets the time on ext4 even if it fails.
+            Op::Fallocate { slot, mode, .. } if mode & ops::MOVING != 0 => self.touch(*slot),
+            // btrfs sets the time of a hole that is punched in a hole, or doesn't, by what it has
+            // in memory.
+            Op::Fallocate { slot, mode, .. } if self.custom.btrfs && *mode != 0 => {
+                self.touch(*slot)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What couldn't be evened out isn't kept.
+    fn give_up(&mut self, op: &Op) {
+        match op {
+            Op::Open { slot, .. } => self.slots[*slot] = None,
+            Op::Within { op, .. } => self.give_up(op),
+            _ => {}
+        }
+    }
+
+    /// Sets the time of the last change, if the file could be written.
+    fn touch(&self, slot: usize) -> io::Result<()> {
+        let times = Timestamps {
+            last_access: timespec(Moment::Omit),
+            last_modification: timespec(Moment::Now),
+        };
+        match &self.slots[slot] {
+            Some(held)
+                if held.flags & (libc::O_WRONLY | libc::O_RDWR) != 0
+                    && !self.is_special(&On::Slot(slot)) =>
+            {
+                Ok(rustix::fs::futimens(&held.fd, &times)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The kernel copies a file up when it is opened for writing; we do at the first write, since
     /// no OPEN request reaches us. A chmod by root to what it is already brings both to the same
-    /// point.
-    fn afterwards(&self, op: &Op) -> io::Result<()> {
-        let Op::Open { slot, flags, .. } = op else {
-            return Ok(());
-        };
-        if flags & libc::O_ACCMODE == libc::O_RDONLY {
+    /// point; with `metacopy=on`, a truncate to the size that it has.
+    fn after_open(&self, slot: usize, flags: i32) -> io::Result<()> {
+        if flags & libc::O_ACCMODE == libc::O_RDONLY || flags & libc::O_PATH != 0 {
             return Ok(());
         }
-        if let Some(held) = &self.slots[*slot] {
+        if let Some(held) = &self.slots[slot] {
             let stat = rustix::fs::fstat(&held.fd)?;
             if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
                 rustix::fs::fchmod(&held.fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+                if self.custom.metacopy {
+                    rustix::fs::ftruncate(&held.fd, stat.st_size as u64)?;
+                    self.touch(slot)?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn is_nameless(&self, op: &Op) -> bool {
+        let slot = match op {
+            Op::Chmod { on, .. }
+            | Op::Chown { on, .. }
+            | Op::Utimens { on, .. }
+            | Op::Truncate { on, .. }
+            | Op::Setxattr { on, .. }
+            | Op::Removexattr { on, .. }
+            | Op::Flags { on, .. }
+            | Op::Statx { on, .. }
+            | Op::Stat { on, .. } => match on {
+                On::Slot(slot) => *slot,
+                On::Path(_) => return false,
+            },
+            _ => return false,
+        };
+        let stat = self.fd(slot).map(rustix::fs::fstat);
+        stat.is_ok_and(|stat| stat.is_ok_and(|stat| stat.st_nlink == 0))
     }
 
     /// ext4 has touched the directory of the source by the time it refuses to rename over a full
@@ -146,41 +242,36 @@ impl Hands {
         }
     }
 
-    fn at(&self, path: &Path) -> PathBuf {
+    pub(super) fn at(&self, path: &Path) -> PathBuf {
         self.root.join(path)
     }
 
-    fn fd(&self, slot: usize) -> io::Result<BorrowedFd<'_>> {
+    /// Makes an open directory the working directory.
+    pub(super) fn enter(&self, slot: usize) -> io::Result<()> {
+        Ok(rustix::process::fchdir(self.fd(slot)?)?)
+    }
+
+    pub(super) fn fd(&self, slot: usize) -> io::Result<BorrowedFd<'_>> {
         match &self.slots[slot] {
             Some(held) => Ok(held.fd.as_fd()),
             None => Err(io::Error::from_raw_os_error(EMPTY)),
         }
     }
 
-    fn object(&self, on: &On) -> io::Result<Object<'_>> {
+    pub(super) fn object(&self, on: &On) -> io::Result<Object<'_>> {
         match on {
             On::Path(path) => Ok(Object::Path(self.at(path))),
             On::Slot(slot) => self.fd(*slot).map(Object::Descriptor),
         }
     }
 
-    fn is_direct(&self, slot: usize) -> bool {
+    pub(super) fn is_direct(&self, slot: usize) -> bool {
         let held = self.slots[slot].as_ref();
         held.is_some_and(|held| held.flags & libc::O_DIRECT != 0)
     }
 
-    /// Direct I/O wants everything in whole blocks; FUSE doesn't insist.
-    fn aligned(&self, slot: usize, at: Option<u64>, length: usize) -> (Option<u64>, usize) {
-        if self.is_direct(slot) {
-            let at = at.unwrap_or(0) & !4095;
-            (Some(at), length.next_multiple_of(4096))
-        } else {
-            (at, length)
-        }
-    }
-
     /// Whether a descriptor is open on a special file or a link.
-    fn is_special(&self, on: &On) -> bool {
+    pub(super) fn is_special(&self, on: &On) -> bool {
         let On::Slot(slot) = on else { return false };
         let Some(held) = &self.slots[*slot] else {
             return false;
@@ -188,355 +279,10 @@ impl Hands {
         let plain = [FileType::RegularFile, FileType::Directory];
         rustix::fs::fstat(&held.fd).is_ok_and(|stat| !plain.contains(&look::kind_of(&stat)))
     }
-
-    fn act(&mut self, op: &Op, identity: &mut Option<(u64, u64)>) -> Done {
-        let done = |()| "done".to_owned();
-        if let Op::Chmod { on, .. }
-        | Op::Chown { on, .. }
-        | Op::Utimens { on, .. }
-        | Op::Setxattr { on, .. }
-        | Op::Removexattr { on, .. } = op
-            && self.is_special(on)
-        {
-            return Ok("a special file".into());
-        }
-        match op {
-            Op::Open {
-                slot,
-                path,
-                flags,
-                mode,
-            } => {
-                self.slots[*slot] = None;
-                let all = flags | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
-                let all = OFlags::from_bits_retain(all as u32);
-                let fd = rustix::fs::open(self.at(path), all, Mode::from_raw_mode(*mode))?;
-                self.slots[*slot] = Some(Descriptor { fd, flags: *flags });
-                Ok("opened".into())
-            }
-            Op::Close { slot } => {
-                self.slots[*slot] = None;
-                Ok("closed".into())
-            }
-            Op::Read { slot, at, length } => {
-                let (at, length) = self.aligned(*slot, *at, *length);
-                let mut buffer = Aligned::new(length);
-                let fd = self.fd(*slot)?;
-                if look::kind_of(&rustix::fs::fstat(fd)?) == FileType::Directory {
-                    return Ok("a directory".into());
-                }
-                let read = match at {
-                    Some(at) => rustix::io::pread(fd, buffer.bytes(), at)?,
-                    None => rustix::io::read(fd, buffer.bytes())?,
-                };
-                Ok(look::digest(&buffer.bytes()[..read]))
-            }
-            Op::Write {
-                slot,
-                at,
-                length,
-                seed,
-            } => {
-                let (at, length) = self.aligned(*slot, *at, *length);
-                let mut buffer = Aligned::new(length);
-                buffer.bytes().copy_from_slice(&fill(*seed, length));
-                let fd = self.fd(*slot)?;
-                let written = match at {
-                    Some(at) => rustix::io::pwrite(fd, buffer.bytes(), at)?,
-                    None => rustix::io::write(fd, buffer.bytes())?,
-                };
-                Ok(format!("{written} bytes"))
-            }
-            Op::Truncate { on, size } => match self.object(on)? {
-                Object::Path(path) => {
-                    if std::fs::metadata(&path)
-                        .is_ok_and(|meta| meta.is_file() && meta.len() == *size)
-                    {
-                        return Ok("has that size".into());
-                    }
-                    Ok(nix::unistd::truncate(&path, *size as i64).map(done)?)
-                }
-                Object::Descriptor(fd) => Ok(rustix::fs::ftruncate(fd, *size).map(done)?),
-            },
-            Op::Chmod { on, mode } => {
-                let mode = Mode::from_raw_mode(*mode);
-                match self.object(on)? {
-                    Object::Path(path) => Ok(rustix::fs::chmod(&path, mode).map(done)?),
-                    Object::Descriptor(fd) => Ok(rustix::fs::fchmod(fd, mode).map(done)?),
-                }
-            }
-            Op::Chown { on, uid, gid } => {
-                let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-                match self.object(on)? {
-                    Object::Path(path) => {
-                        Ok(
-                            rustix::fs::chownat(CWD, &path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                                .map(done)?,
-                        )
-                    }
-                    Object::Descriptor(fd) => Ok(rustix::fs::fchown(fd, uid, gid).map(done)?),
-                }
-            }
-            Op::Utimens { on, atime, mtime } => {
-                let times = Timestamps {
-                    last_access: timespec(*atime),
-                    last_modification: timespec(*mtime),
-                };
-                match self.object(on)? {
-                    Object::Path(path) => {
-                        Ok(
-                            rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
-                                .map(done)?,
-                        )
-                    }
-                    Object::Descriptor(fd) => Ok(rustix::fs::futimens(fd, &times).map(done)?),
-                }
-            }
-            Op::Mkdir { path, mode } => {
-                Ok(rustix::fs::mkdir(self.at(path), Mode::from_raw_mode(*mode)).map(done)?)
-            }
-            Op::Rmdir { path } => Ok(rustix::fs::rmdir(self.at(path)).map(done)?),
-            Op::Mknod { path, kind, mode } => {
-                let (kind, device) = match kind {
-                    Special::Fifo => (FileType::Fifo, (0, 0)),
-                    Special::Socket => (FileType::Socket, (0, 0)),
-                    Special::Null => (FileType::CharacterDevice, (1, 3)),
-                    Special::Loop => (FileType::BlockDevice, (7, 200)),
-                    Special::Whiteout => (FileType::CharacterDevice, (0, 0)),
-                    Special::Regular => (FileType::RegularFile, (0, 0)),
-                };
-                let device = rustix::fs::makedev(device.0, device.1);
-                let mode = Mode::from_raw_mode(*mode);
-                Ok(rustix::fs::mknodat(CWD, self.at(path), kind, mode, device).map(done)?)
-            }
-            Op::Symlink { target, path } => {
-                Ok(rustix::fs::symlink(target, self.at(path)).map(done)?)
-            }
-            Op::Readlink { path } => Ok(format!(
-                "{:?}",
-                rustix::fs::readlink(self.at(path), Vec::new())?
-            )),
-            Op::Link { from, to } => Ok(rustix::fs::link(self.at(from), self.at(to)).map(done)?),
-            Op::Unlink { path } => Ok(rustix::fs::unlink(self.at(path)).map(done)?),
-            Op::Rename { from, to, flags } => {
-                let flags = RenameFlags::from_bits_retain(*flags);
-                Ok(
-                    rustix::fs::renameat_with(CWD, self.at(from), CWD, self.at(to), flags)
-                        .map(done)?,
-                )
-            }
-            Op::Getxattr { on, name } => {
-                let mut value = vec![0; 70_000];
-                let length = match self.object(on)? {
-                    Object::Path(path) => rustix::fs::lgetxattr(&path, *name, &mut value[..])?,
-                    Object::Descriptor(fd) => rustix::fs::fgetxattr(fd, *name, &mut value[..])?,
-                };
-                Ok(value[..length].escape_ascii().to_string())
-            }
-            Op::Listxattr { on } => {
-                let mut names = vec![0; 70_000];
-                let length = match self.object(on)? {
-                    Object::Path(path) => rustix::fs::llistxattr(&path, &mut names[..])?,
-                    Object::Descriptor(fd) => rustix::fs::flistxattr(fd, &mut names[..])?,
-                };
-                let mut names: Vec<_> = names[..length].split(|byte| *byte == 0).collect();
-                names.sort_unstable();
-                Ok(names.join(&b' ').escape_ascii().to_string())
-            }
-            Op::Setxattr {
-                on,
-                name,
-                value,
-                flags,
-            } => {
-                let flags = XattrFlags::from_bits_retain(*flags);
-                match self.object(on)? {
-                    Object::Path(path) => {
-                        Ok(rustix::fs::lsetxattr(&path, *name, value, flags).map(done)?)
-                    }
-                    Object::Descriptor(fd) => {
-                        Ok(rustix::fs::fsetxattr(fd, *name, value, flags).map(done)?)
-                    }
-                }
-            }
-            Op::Removexattr { on, name } => match self.object(on)? {
-                Object::Path(path) => Ok(rustix::fs::lremovexattr(&path, *name).map(done)?),
-                Object::Descriptor(fd) => Ok(rustix::fs::fremovexattr(fd, *name).map(done)?),
-            },
-            Op::Readdir { on } => match self.object(on)? {
-                Object::Path(path) => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                    let dir = rustix::fs::open(&path, flags, Mode::empty())?;
-                    let listing = look::entries(dir.as_fd())?;
-                    become_user(0)?;
-                    Ok(look::listing_text(dir.as_fd(), &listing))
-                }
-                Object::Descriptor(fd) => {
-                    // A regular file's position is its own business.
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                    rustix::fs::openat(fd, ".", flags, Mode::empty())?;
-                    rustix::fs::seek(fd, SeekFrom::Start(0))?;
-                    let listing = look::entries(fd)?;
-                    become_user(0)?;
-                    Ok(look::listing_text(fd, &listing))
-                }
-            },
-            Op::Stat { on, follow } => {
-                let stat = match self.object(on)? {
-                    Object::Path(path) if *follow => rustix::fs::stat(&path)?,
-                    Object::Path(path) => rustix::fs::lstat(&path)?,
-                    Object::Descriptor(fd) => rustix::fs::fstat(fd)?,
-                };
-                // Devices of the machine don't belong to the tree.
-                *identity = Some((stat.st_dev, stat.st_ino));
-                Ok(look::stat_text(&stat))
-            }
-            Op::Access { path, mode } => {
-                let mode = Access::from_bits_retain(*mode);
-                Ok(rustix::fs::accessat(CWD, self.at(path), mode, AtFlags::EACCESS).map(done)?)
-            }
-            Op::Fallocate {
-                slot,
-                mode,
-                at,
-                length,
-            } => {
-                let mode = FallocateFlags::from_bits_retain(*mode);
-                Ok(rustix::fs::fallocate(self.fd(*slot)?, mode, *at, *length).map(done)?)
-            }
-            Op::Seek { slot, hole, at } => {
-                let fd = self.fd(*slot)?;
-                let whence = if *hole {
-                    SeekFrom::Hole(*at)
-                } else {
-                    SeekFrom::Data(*at)
-                };
-                if look::kind_of(&rustix::fs::fstat(fd)?) == FileType::Directory {
-                    return Ok("a directory".into());
-                }
-                let place = rustix::fs::seek(fd, whence)?;
-                // The two sides may disagree about it; they go on from the same place.
-                rustix::fs::seek(fd, SeekFrom::Start(0))?;
-                Ok(format!("at {place}"))
-            }
-            Op::CopyRange {
-                from,
-                from_at,
-                to,
-                to_at,
-                length,
-            } => {
-                let (mut from_at, mut to_at, mut length) = (*from_at, *to_at, *length);
-                for slot in [*from, *to] {
-                    if self.is_direct(slot) {
-                        length = length.next_multiple_of(4096);
-                        (from_at, to_at) = (from_at & !4095, to_at & !4095);
-                    }
-                }
-                let (from, to) = (self.fd(*from)?, self.fd(*to)?);
-                let copied = rustix::fs::copy_file_range(
-                    from,
-                    Some(&mut from_at),
-                    to,
-                    Some(&mut to_at),
-                    length,
-                )?;
-                Ok(format!("{copied} bytes"))
-            }
-            Op::Fsync { slot } => Ok(rustix::fs::fsync(self.fd(*slot)?).map(done)?),
-            Op::MapOnce { path, shared } => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = File::from(rustix::fs::open(self.at(path), flags, Mode::empty())?);
-                if !file.metadata()?.is_file() {
-                    return Ok("not a file".into());
-                }
-                let (protection, flags) = if *shared {
-                    (libc::PROT_READ, libc::MAP_SHARED)
-                } else {
-                    (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
-                };
-                let mapping = Mapping::new(file.as_fd(), MAP_LENGTH, protection, flags)?;
-                let mut text = look::digest(&mapping.read(0, MAP_LENGTH)?);
-                if !shared {
-                    mapping.write(10, b"private")?;
-                    text += &look::digest(&mapping.read(0, 100)?);
-                }
-                Ok(text)
-            }
-            Op::Map { map, slot } => {
-                self.maps[*map] = None;
-                let fd = self.fd(*slot)?;
-                if look::kind_of(&rustix::fs::fstat(fd)?) != FileType::RegularFile {
-                    return Ok("not a file".into());
-                }
-                let protection = libc::PROT_READ | libc::PROT_WRITE;
-                let mapping = Mapping::new(fd, MAP_LENGTH, protection, libc::MAP_SHARED)?;
-                self.maps[*map] = Some(mapping);
-                Ok("mapped".into())
-            }
-            Op::MapRead { map, at } => match &self.maps[*map] {
-                Some(mapping) => Ok(look::digest(&mapping.read(*at, 5000)?)),
-                None => Err(io::Error::from_raw_os_error(EMPTY)),
-            },
-            Op::MapWrite {
-                map,
-                at,
-                length,
-                seed,
-            } => match &self.maps[*map] {
-                Some(mapping) => {
-                    let written = mapping.write(*at, &fill(*seed, *length))?;
-                    mapping.sync();
-                    Ok(format!("{written} bytes"))
-                }
-                None => Err(io::Error::from_raw_os_error(EMPTY)),
-            },
-            Op::Unmap { map } => {
-                self.maps[*map] = None;
-                Ok("unmapped".into())
-            }
-            Op::DropCaches => {
-                let _ = std::fs::write("/proc/sys/vm/drop_caches", "2");
-                Ok("dropped".into())
-            }
-        }
-    }
-}
-
-/// Memory that direct I/O accepts.
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl Aligned {
-    fn new(length: usize) -> Self {
-        let memory = vec![0; length + 4096];
-        let start = memory.as_ptr().align_offset(4096);
-        Self {
-            memory,
-            start,
-            length,
-        }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.length]
-    }
-}
-
-fn timespec(moment: Moment) -> Timespec {
-    let (tv_sec, tv_nsec) = match moment {
-        Moment::Now => (0, UTIME_NOW as _),
-        Moment::Omit => (0, UTIME_OMIT as _),
-        Moment::At(sec) => (sec, 123),
-    };
-    Timespec { tv_sec, tv_nsec }
 }
 
 /// Changes who this thread is for the file systems. The real user stays root, and may come back.
-fn become_user(uid: u32) -> io::Result<()> {
+pub(super) fn become_user(uid: u32) -> io::Result<()> {
     thread_local! {
         static NOW: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
@@ -546,7 +292,11 @@ fn become_user(uid: u32) -> io::Result<()> {
     let root = (Uid::ROOT, Gid::ROOT);
     set_thread_res_uid(root.0, root.0, root.0)?;
     set_thread_res_gid(root.1, Gid::from_raw(uid), root.1)?;
-    set_thread_groups(&[])?;
+    let groups: &[Gid] = match uid {
+        IN_ANOTHER_GROUP => &[Gid::from_raw(1001)],
+        _ => &[],
+    };
+    set_thread_groups(groups)?;
     set_thread_res_uid(root.0, Uid::from_raw(uid), root.0)?;
     NOW.set(uid);
     Ok(())

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, Timespec, Timestamps, XattrFlags};
 
 use super::random::Random;
 
@@ -21,6 +21,8 @@ pub(crate) const MODES: [u32; 14] = [
 ];
 /// The users, where there are several; each has a group of its own number.
 pub(crate) const USERS: [u32; 3] = [0, 1001, 1002];
+/// A user who is in the second one's group, too.
+pub(crate) const IN_ANOTHER_GROUP: u32 = 1003;
 /// When everything in a layer was last changed; the test's own "now" is told from it by far.
 const OLD: i64 = 1_000_000_000;
 
@@ -54,10 +56,12 @@ pub(crate) enum Layer {
 impl Layer {
     /// The layer's directory.
     pub(crate) fn dir(self, base: &Path) -> PathBuf {
-        match self {
+        let dir = match self {
             Layer::Upper => base.join("u"),
             Layer::Lower(index) => base.join(format!("l{index}")),
-        }
+        };
+        // It may be a link to another file system.
+        dir.canonicalize().unwrap_or(dir)
     }
 }
 
@@ -91,6 +95,8 @@ pub(crate) struct Entry {
     pub(crate) mode: u32,
     pub(crate) owner: (u32, u32),
     pub(crate) xattrs: Vec<(&'static str, Vec<u8>)>,
+    /// Inode flags of files and directories, where the file system has them.
+    pub(crate) flags: IFlags,
 }
 
 /// Random layers: `lowers` of them and sometimes something in the upper.
@@ -164,6 +170,12 @@ fn grow(
             mode,
             owner,
             xattrs,
+            flags: match random.below(60) {
+                0 => IFlags::SYNC,
+                1 => IFlags::NOATIME,
+                2 => IFlags::NODUMP,
+                _ => IFlags::empty(),
+            },
         });
         if is_dir {
             grow(random, power, layer, &path, below_x, entries);
@@ -210,7 +222,7 @@ fn file_kind(random: &mut Random) -> Kind {
     let mut parts = Vec::new();
     let mut size = 0;
     for _ in 0..random.below(4) {
-        let at = random.pick(&[0, 0, 1, 4096, 5000, 20_000, 65_536, 300_000]);
+        let at = random.pick(&[0, 0, 1, 4096, 5000, 20_000, 65_536, 300_000, 2_500_000]);
         let length = random.pick(&[1, 10, 100, 4096, 5000, 12_288]);
         parts.push((at, length));
         size = size.max(at + length as u64);
@@ -299,12 +311,24 @@ pub(crate) fn build(
     power: Power,
     lowers: usize,
     entries: &[Entry],
+    homes: &[PathBuf],
 ) -> std::io::Result<()> {
-    for name in ["", "u", "w", "m"] {
+    for name in ["", "m"] {
         fs::create_dir(base.join(name))?;
     }
-    for index in 0..lowers {
-        fs::create_dir(Layer::Lower(index).dir(base))?;
+    // The first home is that of upper and work directory.
+    let upper = ["u", "w"].map(|name| (name.to_owned(), 0));
+    let lower = (0..lowers).map(|index| (format!("l{index}"), index + 1));
+    for (name, home) in upper.into_iter().chain(lower) {
+        let plain = base.join(&name);
+        let Some(home) = homes.get(home) else {
+            fs::create_dir(plain)?;
+            continue;
+        };
+        let side = base.file_name().unwrap_or_default();
+        let far = home.join(side).join(&name);
+        fs::create_dir_all(&far)?;
+        symlink(far, plain)?;
     }
     let made: Vec<bool> = entries
         .iter()
@@ -375,6 +399,19 @@ fn dress(base: &Path, power: Power, lowers: usize, entry: &Entry, index: i64) {
     }
     for (name, value) in &entry.xattrs {
         set(name, value);
+    }
+    let plain = matches!(
+        entry.kind,
+        Kind::Dir | Kind::OpaqueDir | Kind::XDir | Kind::File(..)
+    );
+    if plain
+        && !entry.flags.is_empty()
+        && let Ok(file) = fs::File::open(&path)
+        && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
+    {
+        // What else there is must stay.
+        let all = IFlags::from_bits_retain(flags.bits() | entry.flags.bits());
+        let _ = rustix::fs::ioctl_setflags(&file, all);
     }
     // A directory that was copied up says so; the kernel adds the mark at the look-up otherwise.
     if entry.layer == Layer::Upper && entry.kind == Kind::Dir && path.is_dir() {

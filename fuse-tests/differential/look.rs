@@ -15,8 +15,17 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 /// Times after this were made by the test, not by the layers or utimens: they are "now".
 const RECENT: i64 = 1_600_000_000;
 
-/// Says of a name that its `d_ino` isn't its `st_ino`.
-pub(crate) const OTHER_NUMBER: &str = " (other d_ino)";
+/// Says of a directory that its `d_ino` isn't its `st_ino`.
+const OTHER_NUMBER: &str = " (other d_ino)";
+/// Says it of anything else.
+pub(crate) const OTHER_NUMBER_OF_FILE: &str = " (other d_ino of a file)";
+
+fn other_number(stat: &Stat) -> &'static str {
+    match kind_of(stat) {
+        FileType::Directory => OTHER_NUMBER,
+        _ => OTHER_NUMBER_OF_FILE,
+    }
+}
 
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,12 +64,16 @@ pub(crate) fn stat_text(stat: &Stat) -> String {
     if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
         text += &format!(" rdev {:x}", stat.st_rdev);
     }
-    if stat.st_mtime > RECENT {
-        text += " mtime now";
+    text + &time_text(stat.st_mtime, stat.st_mtime_nsec as i64)
+}
+
+/// The time of the last change, for a stat's text.
+pub(crate) fn time_text(seconds: i64, nanoseconds: i64) -> String {
+    if seconds > RECENT {
+        " mtime now".to_owned()
     } else {
-        text += &format!(" mtime {}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
+        format!(" mtime {seconds}.{nanoseconds:09}")
     }
-    text
 }
 
 /// Bytes in short.
@@ -86,7 +99,7 @@ pub(crate) fn listing_text(dir: BorrowedFd<'_>, listing: &Listing) -> String {
         let mut text = format!("{}:{kind:?}", name.escape_ascii());
         match rustix::fs::statat(dir, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT) => continue,
-            Ok(stat) if name != b".." && stat.st_ino != *ino => text += OTHER_NUMBER,
+            Ok(stat) if name != b".." && stat.st_ino != *ino => text += other_number(&stat),
             _ => {}
         }
         names.push(text);
@@ -96,8 +109,8 @@ pub(crate) fn listing_text(dir: BorrowedFd<'_>, listing: &Listing) -> String {
 }
 
 /// Lists an open directory from where it stands.
-pub(crate) fn entries(dir: BorrowedFd<'_>) -> io::Result<Listing> {
-    let mut buffer = [const { MaybeUninit::uninit() }; 8192];
+pub(crate) fn entries(dir: BorrowedFd<'_>, room: usize) -> io::Result<Listing> {
+    let mut buffer = vec![MaybeUninit::uninit(); room];
     let mut dir = RawDir::new(dir, &mut buffer);
     let mut found = Vec::new();
     while let Some(entry) = dir.next() {
@@ -150,7 +163,7 @@ fn walk(
     lines.push(stat_text(stat));
     xattrs(&root.join(&path), xattr, &mut lines);
     tree.insert(path.clone(), node(lines, stat));
-    for (name, kind, ino) in entries(dir.as_fd())? {
+    for (name, kind, ino) in entries(dir.as_fd(), 8192)? {
         if name == b"." || name == b".." {
             continue;
         }
@@ -181,7 +194,7 @@ fn walk(
             lines.push(format!("d_type {kind:?}"));
         }
         if ino != stat.st_ino {
-            lines.push(OTHER_NUMBER.to_owned());
+            lines.push(other_number(&stat).to_owned());
         }
         match kind_of(&stat) {
             FileType::Directory => {

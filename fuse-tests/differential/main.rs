@@ -11,26 +11,37 @@
 //! OVERFALL_DIFFERENTIAL=ci cargo test --test differential   500 sequences with fresh seeds
 //! cargo test --test differential -- --seed 7 --count 1000   any number of one's own
 //!     --ops 100          operations in a sequence
-//!     --fs ext4          where the layers are: ext4, xfs, btrfs, tmpfs, or tmp for $TMPDIR as it is
+//!     --fs ext4          where the layers are: ext4, xfs, btrfs, tmpfs, mixed (each layer somewhere
+//!                        else), or tmp for $TMPDIR as it is
 //!     --user | --root    only in a plain user's namespace; only as root
+//!     --options LIST     mount options for both sides: redirect_dir=on,metacopy=on,index=on
+//!     --server-options LIST   mount options for overfall alone: its own switches
+//!     --drop-caches      let the kernel forget what nobody uses, now and then, on the whole machine
 //!     --findings 3       go on until so many were found
 //!     --no-shrink        print a case as it was found
 //! ```
 //!
-//! With `OVERFALL_DROP_CACHES=1`, root's sequences (`--root`) now and then let the kernel forget what
-//! nobody uses, on the whole machine: don't run others beside them.
+//! Without `--fs`, `--user`, `--root`, `--options` or `--drop-caches` the sequences are spread over all of
+//! these, always in the same way (`parts.rs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod act;
+mod calls;
 mod case;
 mod compare;
 mod execute;
+mod heirs;
 mod known;
 mod layers;
 mod look;
+mod manner;
 mod mapping;
 mod ops;
+mod parts;
 mod place;
+mod privileges;
 mod random;
+mod script;
 mod shrink;
 mod side;
 
@@ -40,6 +51,8 @@ use std::time::Instant;
 
 use case::{Case, Tally};
 use layers::Power;
+use manner::Manner;
+use parts::Part;
 use place::{Ground, Place};
 
 /// What the command line asks for.
@@ -50,10 +63,15 @@ struct Wish {
     ops: usize,
     place: Option<Place>,
     power: Option<Power>,
+    options: Option<String>,
+    server_options: String,
+    drop_caches: bool,
     findings: usize,
     shrink: bool,
     /// Set for a process that does the work itself, in this directory.
     worker: Option<PathBuf>,
+    /// Directories on other file systems that a worker may put layers in.
+    elsewhere: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -90,6 +108,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Wish>, St
             "--fs" => wish.place = Some(Place::named(&value()?)?),
             "--user" => wish.power = Some(Power::User),
             "--root" => wish.power = Some(Power::Root),
+            "--options" => wish.options = Some(value()?),
+            "--server-options" => wish.server_options = value()?,
+            "--drop-caches" => wish.drop_caches = true,
+            "--elsewhere" => wish.elsewhere.push(value()?.into()),
             "--no-shrink" => wish.shrink = false,
             "--worker" => wish.worker = Some(value()?.into()),
             // What `cargo test` hands to every test binary.
@@ -108,47 +130,6 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Wish>, St
     Ok(wanted.then_some(wish))
 }
 
-/// One process's share.
-struct Part {
-    power: Power,
-    place: Place,
-    share: usize,
-}
-
-/// The usual mixture, in hundredths.
-const PARTS: [Part; 6] = [
-    Part {
-        power: Power::Root,
-        place: Place::Ext4,
-        share: 20,
-    },
-    Part {
-        power: Power::User,
-        place: Place::Ext4,
-        share: 30,
-    },
-    Part {
-        power: Power::Root,
-        place: Place::Tmpfs,
-        share: 10,
-    },
-    Part {
-        power: Power::User,
-        place: Place::Tmpfs,
-        share: 20,
-    },
-    Part {
-        power: Power::Root,
-        place: Place::Xfs,
-        share: 10,
-    },
-    Part {
-        power: Power::Root,
-        place: Place::Btrfs,
-        share: 10,
-    },
-];
-
 /// Divides the work among processes, two at a time.
 fn lead(wish: &Wish) -> ExitCode {
     let in_ci = std::env::var_os("OVERFALL_DIFFERENTIAL").is_some_and(|value| value == "ci");
@@ -159,43 +140,30 @@ fn lead(wish: &Wish) -> ExitCode {
     };
     let seed = wish.seed.unwrap_or_else(|| if in_ci { fresh() } else { 1 });
     let begin = Instant::now();
-    let ground = match Ground::prepare() {
+    let mut ground = match Ground::prepare() {
         Ok(ground) => ground,
         Err(why) => {
             eprintln!("differential: {why}");
             return ExitCode::FAILURE;
         }
     };
-    let mut parts = Vec::new();
-    match (wish.place, wish.power) {
-        (None, None) => parts.extend(PARTS),
-        (place, power) => {
-            let place = place.unwrap_or(Place::Tmp);
-            let powers: &[Power] = match &power {
-                Some(power) => std::slice::from_ref(power),
-                None => &[Power::Root, Power::User],
-            };
-            parts.extend(powers.iter().map(|power| Part {
-                power: *power,
-                place,
-                share: 100 / powers.len(),
-            }));
-        }
-    }
+    let parts = parts(wish);
     let mut running: Vec<Child> = Vec::new();
     let mut good = true;
     let mut next = seed;
     for part in &parts {
-        let label = format!("{:?} on {:?}", part.power, part.place).to_lowercase();
+        let label = part.manner.label();
         let share = (count * part.share).div_ceil(100);
-        let command = match ground.command(part.power, part.place) {
+        let command = match ground.command(&part.manner) {
             Ok(command) => command,
             Err(why) => {
                 println!("skipped {share} sequences as {label}: {why}");
                 continue;
             }
         };
-        if running.len() == 2 {
+        // Who drops caches drops everybody's.
+        let at_once = if part.manner.drop_caches { 1 } else { 2 };
+        while running.len() >= at_once {
             good &= finish(&mut running.remove(0));
         }
         match start(command, wish, part, next, share) {
@@ -205,8 +173,8 @@ fn lead(wish: &Wish) -> ExitCode {
                 good = false;
             }
         }
-        // With one sequence, the two powers get the same seed.
-        if wish.seed.is_none() {
+        // One manner gets the same sequences as another where somebody chose them.
+        if !wish.has_manner() {
             next += share as u64;
         }
     }
@@ -219,6 +187,45 @@ fn lead(wish: &Wish) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+impl Wish {
+    /// Whether it says in which manner the sequences are run.
+    fn has_manner(&self) -> bool {
+        self.place.is_some() || self.power.is_some() || self.options.is_some() || self.drop_caches
+    }
+
+    /// As a worker is told.
+    fn manner(&self, power: Power) -> Manner {
+        Manner {
+            options: self.options.clone().unwrap_or_default(),
+            server_options: self.server_options.clone(),
+            drop_caches: self.drop_caches,
+            ..Manner::new(power, self.place.unwrap_or(Place::Tmp))
+        }
+    }
+}
+
+/// Who does which share.
+fn parts(wish: &Wish) -> Vec<Part> {
+    if !wish.has_manner() {
+        let mut parts = parts::mixture();
+        for part in &mut parts {
+            part.manner.server_options = wish.server_options.clone();
+        }
+        return parts;
+    }
+    let powers: &[Power] = match &wish.power {
+        Some(power) => std::slice::from_ref(power),
+        // What the options do and who may drop caches is root's.
+        None if wish.options.is_some() || wish.drop_caches => &[Power::Root],
+        None => &[Power::Root, Power::User],
+    };
+    let part = |power: &Power| Part {
+        manner: wish.manner(*power),
+        share: 100 / powers.len(),
+    };
+    powers.iter().map(part).collect()
 }
 
 fn start(
@@ -234,12 +241,7 @@ fn start(
         .args(option("--count", count.to_string()))
         .args(option("--ops", wish.ops.to_string()))
         .args(option("--findings", wish.findings.to_string()))
-        .args(option("--fs", part.place.name().to_owned()))
-        .arg(if part.power == Power::User {
-            "--user"
-        } else {
-            "--root"
-        });
+        .args(part.manner.arguments());
     if !wish.shrink {
         command.arg("--no-shrink");
     }
@@ -254,19 +256,22 @@ fn finish(child: &mut Child) -> bool {
 
 /// Runs the cases of one part.
 fn work(wish: &Wish, dir: &std::path::Path) -> ExitCode {
-    let power = wish.power.unwrap_or(Power::Root);
-    let place = wish.place.unwrap_or(Place::Tmp);
+    let manner = wish.manner(wish.power.unwrap_or(Power::Root));
     let (seed, count) = (wish.seed.unwrap_or(1), wish.count.unwrap_or(1));
-    let label = format!("{power:?} on {}", place.name()).to_lowercase();
+    let label = manner.label();
+    let mut elsewhere = wish.elsewhere.clone();
+    if !elsewhere.is_empty() {
+        elsewhere.push(dir.to_path_buf());
+    }
     let begin = Instant::now();
-    if let Err(why) = place::isolate().and_then(|()| place::usable(power, dir)) {
+    if let Err(why) = place::isolate().and_then(|()| place::usable(&manner, dir)) {
         println!("skipped {count} sequences as {label}: {why}");
         return ExitCode::SUCCESS;
     }
     let (mut found, mut done, mut steps) = (0, 0, 0);
     let mut tally = Tally::new();
     for seed in (seed..).take(count) {
-        let case = Case::generate(seed, power, wish.ops);
+        let case = Case::generate(seed, &manner, wish.ops, &elsewhere);
         let place_of_case = dir.join(format!("{}-{seed}", std::process::id()));
         steps += case.steps.len();
         done += 1;
@@ -279,15 +284,11 @@ fn work(wish: &Wish, dir: &std::path::Path) -> ExitCode {
         } else {
             (case, finding)
         };
-        let flag = if power == Power::User {
-            "--user"
-        } else {
-            "--root"
-        };
+        let flags: Vec<_> = manner.arguments().iter().map(|word| quoted(word)).collect();
         println!(
-            "\nFOUND as {label}: cargo test --test differential -- --seed {seed} --count 1 --ops {} --fs {} {flag}\n{}  => {}\n",
+            "\nFOUND as {label}: cargo test --test differential -- --seed {seed} --count 1 --ops {} {}\n{}  => {}\n",
             wish.ops,
-            place.name(),
+            flags.join(" "),
             case.script(),
             finding.text
         );
@@ -306,5 +307,14 @@ fn work(wish: &Wish, dir: &std::path::Path) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// As a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,.:/+".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }

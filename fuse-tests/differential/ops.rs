@@ -1,11 +1,8 @@
-//! Operations as data: what can be asked of a tree, and random sequences of it.
+//! Operations as data: what can be asked of a tree.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::layers::{DIRS, Entry, MODES, NAMES, Power, USERS, acl, link_target};
-use super::random::Random;
+use super::look;
 
 /// How many descriptors a case holds at most.
 pub(crate) const SLOTS: usize = 4;
@@ -19,6 +16,16 @@ pub(crate) const MAP_LENGTH: usize = 16_384;
 pub(crate) enum On {
     Path(PathBuf),
     Slot(usize),
+}
+
+/// An attribute's value; printed in short.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Value(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&look::digest(&self.0))
+    }
 }
 
 /// What mknod(2) makes.
@@ -38,6 +45,26 @@ pub(crate) enum Moment {
     Now,
     Omit,
     At(i64),
+}
+
+/// An advisory lock: `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// flock(2).
+    Whole(i32),
+    /// Of the descriptor, for a range.
+    Range { kind: i32, at: i64, length: i64 },
+    /// Who is in the way?
+    Ask { kind: i32, at: i64, length: i64 },
+}
+
+/// Where lseek(2) counts from, beside the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whence {
+    Data,
+    Hole,
+    /// Stays there.
+    End,
 }
 
 /// One system call or a few that belong together.
@@ -118,14 +145,16 @@ pub(crate) enum Op {
     Getxattr {
         on: On,
         name: &'static str,
+        room: usize,
     },
     Listxattr {
         on: On,
+        room: usize,
     },
     Setxattr {
         on: On,
         name: &'static str,
-        value: Vec<u8>,
+        value: Value,
         flags: u32,
     },
     Removexattr {
@@ -134,6 +163,8 @@ pub(crate) enum Op {
     },
     Readdir {
         on: On,
+        /// Bytes for each call.
+        room: usize,
     },
     Stat {
         on: On,
@@ -151,7 +182,7 @@ pub(crate) enum Op {
     },
     Seek {
         slot: usize,
-        hole: bool,
+        whence: Whence,
         at: u64,
     },
     CopyRange {
@@ -161,8 +192,48 @@ pub(crate) enum Op {
         to_at: u64,
         length: usize,
     },
+    /// FICLONE, or a copy where there are no clones.
+    Clone {
+        from: usize,
+        to: usize,
+    },
+    /// sendfile(2).
+    Send {
+        from: usize,
+        at: u64,
+        to: usize,
+        length: usize,
+    },
     Fsync {
         slot: usize,
+        data: bool,
+    },
+    Lock {
+        slot: usize,
+        lock: Lock,
+    },
+    /// `FS_*_FL` flags: all are set to these, or just read.
+    Flags {
+        on: On,
+        set: Option<u32>,
+    },
+    Statx {
+        on: On,
+        /// `AT_STATX_FORCE_SYNC`.
+        force: bool,
+    },
+    Statfs {
+        path: PathBuf,
+    },
+    /// A new name for what is open.
+    LinkSlot {
+        slot: usize,
+        to: PathBuf,
+    },
+    /// Paths count from the directory that is open there.
+    Within {
+        slot: usize,
+        op: Box<Op>,
     },
     /// Maps a path privately or shared, reads, writes a private page, unmaps.
     MapOnce {
@@ -187,8 +258,7 @@ pub(crate) enum Op {
     Unmap {
         map: usize,
     },
-    /// Lets the kernel forget what nobody uses. It does so for the whole machine: only on request,
-    /// and never beside other cases.
+    /// Lets the kernel forget what nobody uses, on the whole machine: only on request.
     DropCaches,
 }
 
@@ -200,289 +270,53 @@ pub(crate) struct Step {
     pub(crate) op: Op,
 }
 
-const XATTRS: [&str; 11] = [
-    "user.color",
-    "user.big",
-    "user.new",
-    "trusted.note",
-    "user.overlay.opaque",
-    "user.overlay.origin",
-    "user.overlay.overlay.opaque",
-    "trusted.overlay.opaque",
-    "security.capability",
-    "system.posix_acl_access",
-    "system.posix_acl_default",
-];
+pub(crate) const IMMUTABLE: u32 = 0x10;
+pub(crate) const APPEND: u32 = 0x20;
+/// The inode flags that forbid something.
+pub(crate) const PROTECTING: u32 = IMMUTABLE | APPEND;
 
-const OFFSETS: [u64; 10] = [0, 0, 1, 10, 100, 4095, 4096, 12_288, 65_536, 300_001];
-const LENGTHS: [usize; 7] = [0, 1, 10, 512, 4096, 5000, 16_384];
+/// The fallocate(2) modes that FUSE doesn't pass on: `COLLAPSE_RANGE`, `INSERT_RANGE`,
+/// `UNSHARE_RANGE`.
+pub(crate) const MOVING: u32 = 8 | 32 | 64;
 
-/// Random steps over the names in the layers and those that the steps make.
-pub(crate) fn generate(
-    random: &mut Random,
-    power: Power,
-    entries: &[Entry],
-    count: usize,
-) -> Vec<Step> {
-    let mut known: Vec<PathBuf> = entries.iter().map(|entry| entry.path.clone()).collect();
-    (0..count)
-        .map(|_| {
-            let op = one(random, power, &mut known);
-            let uid = match power {
-                Power::Root if random.percent(35) => random.pick(&USERS),
-                _ => 0,
-            };
-            let umask = random.pick(&[0o022, 0o022, 0, 0o077, 0o027]);
-            Step { uid, umask, op }
-        })
-        .collect()
-}
-
-fn path(random: &mut Random, known: &mut Vec<PathBuf>) -> PathBuf {
-    if !known.is_empty() && random.percent(60) {
-        return random.choose(known).clone();
-    }
-    let mut path = PathBuf::new();
-    for _ in 0..random.weighted(&[(40, 0), (40, 1), (20, 2)]) {
-        path.push(OsStr::from_bytes(random.pick(&DIRS)));
-    }
-    path.push(OsStr::from_bytes(random.pick(&NAMES)));
-    if known.len() < 60 {
-        known.push(path.clone());
-    }
-    path
-}
-
-fn open_flags(random: &mut Random) -> i32 {
-    let mut flags = random.pick(&[
-        libc::O_RDONLY,
-        libc::O_RDONLY,
-        libc::O_WRONLY,
-        libc::O_RDWR,
-        libc::O_RDWR,
-    ]);
-    for (chance, flag) in [
-        (40, libc::O_CREAT),
-        (12, libc::O_EXCL),
-        (18, libc::O_TRUNC),
-        (18, libc::O_APPEND),
-        (8, libc::O_DIRECT),
-        (6, libc::O_DIRECTORY),
-        (6, libc::O_NOFOLLOW),
-        (3, libc::O_SYNC),
-        (2, libc::O_NOATIME),
-    ] {
-        if random.percent(chance) {
-            flags |= flag;
-        }
-    }
-    // Appending starts where the file ends, which is seldom at a whole block.
-    if flags & libc::O_APPEND != 0 {
-        flags &= !libc::O_DIRECT;
-    }
-    // Its behaviour without O_CREAT is undefined (open(2)); both together were refused or
-    // allowed by different kernels.
-    if flags & libc::O_CREAT == 0 {
-        flags &= !libc::O_EXCL;
-    } else {
-        flags &= !libc::O_DIRECTORY;
-    }
-    flags
-}
-
-fn moment(random: &mut Random) -> Moment {
-    match random.below(8) {
-        0..3 => Moment::Now,
-        3 => Moment::Omit,
-        4 => Moment::At(-5),
-        _ => Moment::At(random.pick(&[0, 1_100_000_000, 1_234_567_890])),
+/// Whether it makes a link.
+pub(crate) fn is_link(op: &Op) -> bool {
+    match op {
+        Op::Link { .. } | Op::LinkSlot { .. } => true,
+        Op::Within { op, .. } => is_link(op),
+        _ => false,
     }
 }
 
-fn value(random: &mut Random, power: Power, name: &str) -> Vec<u8> {
-    match name {
-        "system.posix_acl_access" | "system.posix_acl_default" if random.percent(95) => {
-            acl(random, power)
-        }
-        // A valid VFS_CAP_REVISION_2 with CAP_NET_RAW.
-        "security.capability" => {
-            let words: [u32; 5] = [0x0200_0001, 0x2000, 0, 0, 0];
-            words.iter().flat_map(|word| word.to_le_bytes()).collect()
-        }
-        _ => random
-            .choose(&[b"y".to_vec(), b"".to_vec(), b"x".to_vec(), vec![b'v'; 300]])
-            .clone(),
-    }
+/// What the call is called.
+pub(crate) fn name_of(op: &Op) -> String {
+    let text = format!("{op:?}");
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
 }
 
-fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
-    let slot = random.below(SLOTS);
-    let map = random.below(MAPS);
-    let on = |random: &mut Random, known: &mut Vec<PathBuf>| {
-        if random.percent(35) {
-            On::Slot(slot)
-        } else {
-            On::Path(path(random, known))
+/// What a step was about.
+pub(crate) fn objects(op: &Op) -> Vec<On> {
+    let path = |path: &PathBuf| On::Path(path.clone());
+    match op {
+        Op::Open { path: at, .. }
+        | Op::Mkdir { path: at, .. }
+        | Op::Rmdir { path: at }
+        | Op::Mknod { path: at, .. }
+        | Op::Symlink { path: at, .. }
+        | Op::Unlink { path: at } => vec![
+            path(at),
+            On::Path(at.parent().map_or_else(PathBuf::new, Path::to_path_buf)),
+        ],
+        Op::Link { from, to } | Op::Rename { from, to, .. } => vec![path(from), path(to)],
+        Op::Write { slot, .. } | Op::Fallocate { slot, .. } | Op::CopyRange { to: slot, .. } => {
+            vec![On::Slot(*slot)]
         }
-    };
-    let at = random.pick(&OFFSETS);
-    let length = random.pick(&LENGTHS);
-    let seed = random.below(1000) as u64;
-    let maybe_at = if random.percent(60) { Some(at) } else { None };
-    match random.below(1000) {
-        0..150 => Op::Open {
-            slot,
-            path: path(random, known),
-            flags: open_flags(random),
-            mode: random.pick(&MODES),
-        },
-        150..160 => Op::Close { slot },
-        160..220 => Op::Read {
-            slot,
-            at: maybe_at,
-            length,
-        },
-        220..310 => Op::Write {
-            slot,
-            at: maybe_at,
-            length,
-            seed,
-        },
-        310..340 => Op::Truncate {
-            on: on(random, known),
-            size: random.pick(&[0, 1, 100, 4096, 5000, 70_000, 400_000]),
-        },
-        340..390 => Op::Chmod {
-            on: on(random, known),
-            mode: random.pick(&MODES),
-        },
-        390..420 => {
-            let id = |random: &mut Random| random.percent(70).then(|| random.pick(&USERS));
-            Op::Chown {
-                on: on(random, known),
-                uid: id(random),
-                gid: id(random),
-            }
-        }
-        420..440 => Op::Utimens {
-            on: on(random, known),
-            atime: moment(random),
-            mtime: moment(random),
-        },
-        440..490 => Op::Mkdir {
-            path: path(random, known),
-            mode: random.pick(&MODES),
-        },
-        490..525 => Op::Rmdir {
-            path: path(random, known),
-        },
-        525..545 => {
-            let kind = random.pick(&[
-                Special::Fifo,
-                Special::Socket,
-                Special::Null,
-                Special::Loop,
-                Special::Whiteout,
-                Special::Regular,
-            ]);
-            Op::Mknod {
-                path: path(random, known),
-                kind,
-                mode: random.pick(&MODES),
-            }
-        }
-        545..565 => Op::Symlink {
-            target: link_target(random),
-            path: path(random, known),
-        },
-        565..575 => Op::Readlink {
-            path: path(random, known),
-        },
-        575..615 => Op::Link {
-            from: path(random, known),
-            to: path(random, known),
-        },
-        615..665 => Op::Unlink {
-            path: path(random, known),
-        },
-        665..750 => Op::Rename {
-            from: path(random, known),
-            to: path(random, known),
-            flags: random.weighted(&[(68, 0), (12, 1), (18, 2), (1, 4), (1, 3)]),
-        },
-        750..765 => Op::Getxattr {
-            on: on(random, known),
-            name: random.pick(&XATTRS),
-        },
-        765..775 => Op::Listxattr {
-            on: on(random, known),
-        },
-        775..805 => {
-            let name = random.pick(&XATTRS);
-            Op::Setxattr {
-                on: on(random, known),
-                name,
-                value: value(random, power, name),
-                flags: random.pick(&[0, 0, 0, 1, 2]),
-            }
-        }
-        805..820 => Op::Removexattr {
-            on: on(random, known),
-            name: random.pick(&XATTRS),
-        },
-        820..850 => Op::Readdir {
-            on: if random.percent(10) {
-                On::Path(PathBuf::from("."))
-            } else {
-                on(random, known)
-            },
-        },
-        850..890 => Op::Stat {
-            on: on(random, known),
-            follow: random.percent(30),
-        },
-        890..898 => Op::Access {
-            path: path(random, known),
-            mode: random.below(8) as u32,
-        },
-        898..918 => Op::Fallocate {
-            slot,
-            mode: random.pick(&[0, 0, 1, 3, 16, 17]),
-            at,
-            length: random.pick(&[1, 4096, 8192, 100_000]),
-        },
-        918..930 => Op::Seek {
-            slot,
-            hole: random.percent(50),
-            at,
-        },
-        930..945 => Op::CopyRange {
-            from: random.below(SLOTS),
-            from_at: random.pick(&OFFSETS),
-            to: slot,
-            to_at: at,
-            length: random.pick(&LENGTHS),
-        },
-        945..952 => Op::Fsync { slot },
-        952..964 => Op::MapOnce {
-            path: path(random, known),
-            shared: random.percent(50),
-        },
-        964..974 => Op::Map { map, slot },
-        974..982 => Op::MapRead {
-            map,
-            at: at as usize % MAP_LENGTH,
-        },
-        982..994 => Op::MapWrite {
-            map,
-            at: at as usize % MAP_LENGTH,
-            length: 1 + random.below(100),
-            seed,
-        },
-        994..997 => Op::Unmap { map },
-        _ if power == Power::Root && random.percent(50) => Op::DropCaches,
-        _ => Op::Readdir {
-            on: On::Path(PathBuf::from(".")),
-        },
+        Op::Truncate { on, .. }
+        | Op::Chmod { on, .. }
+        | Op::Chown { on, .. }
+        | Op::Utimens { on, .. }
+        | Op::Setxattr { on, .. }
+        | Op::Removexattr { on, .. } => vec![on.clone()],
+        _ => Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
 use super::layers::{self, Power};
+use super::manner::Manner;
 use super::side::{self, Carrier, Mounted};
 
 /// The uid and gid of the plain user where root runs the test. Any number does.
@@ -23,15 +24,18 @@ pub(crate) enum Place {
     Xfs,
     Btrfs,
     Tmpfs,
+    /// Each layer on one of several.
+    Mixed,
 }
 
 impl Place {
-    const ALL: [Place; 5] = [
+    const ALL: [Place; 6] = [
         Place::Tmp,
         Place::Ext4,
         Place::Xfs,
         Place::Btrfs,
         Place::Tmpfs,
+        Place::Mixed,
     ];
 
     /// Its name on the command line.
@@ -42,6 +46,7 @@ impl Place {
             Place::Xfs => "xfs",
             Place::Btrfs => "btrfs",
             Place::Tmpfs => "tmpfs",
+            Place::Mixed => "mixed",
         }
     }
 
@@ -49,14 +54,14 @@ impl Place {
     pub(crate) fn named(name: &str) -> Result<Place, String> {
         let found = Self::ALL.into_iter().find(|place| place.name() == name);
         found.ok_or_else(|| {
-            format!("no file system {name}: there are ext4, xfs, btrfs, tmpfs and tmp")
+            format!("no file system {name}: there are ext4, xfs, btrfs, tmpfs, mixed and tmp")
         })
     }
 
     /// What statfs(2) says of it.
     fn magic(self) -> Option<i64> {
         match self {
-            Place::Tmp => None,
+            Place::Tmp | Place::Mixed => None,
             Place::Ext4 => Some(libc::EXT4_SUPER_MAGIC),
             Place::Xfs => Some(libc::XFS_SUPER_MAGIC),
             Place::Btrfs => Some(libc::BTRFS_SUPER_MAGIC),
@@ -74,6 +79,7 @@ impl Place {
 pub(crate) struct Ground {
     base: TempDir,
     memory: Result<TempDir, String>,
+    workers: usize,
 }
 
 impl Ground {
@@ -98,17 +104,34 @@ impl Ground {
             fs::copy(&from, base.path().join(name))
                 .map_err(|e| format!("{}: {e}", from.display()))?;
         }
-        Ok(Self { base, memory })
+        Ok(Self {
+            base,
+            memory,
+            workers: 0,
+        })
     }
 
     /// The command of a worker, ready for its further arguments.
-    pub(crate) fn command(&self, power: Power, place: Place) -> Result<Command, String> {
+    pub(crate) fn command(&mut self, manner: &Manner) -> Result<Command, String> {
+        let power = manner.power;
         if power == Power::Root && !is_real_root() {
             return Err("needs root".to_owned());
         }
-        let name = format!("{power:?}-{}", place.name()).to_lowercase();
-        let dir = self.dir(place)?.join(name);
-        fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        if power == Power::User && manner.drop_caches {
+            return Err("dropping caches needs root".to_owned());
+        }
+        self.workers += 1;
+        let name = format!("worker-{}", self.workers);
+        let mut dirs = Vec::new();
+        for place in self.dirs(manner.place)? {
+            let dir = place.join(&name);
+            fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+            if power == Power::User && is_real_root() {
+                chown(&dir, Some(PLAIN_ID), Some(PLAIN_ID)).map_err(|e| e.to_string())?;
+            }
+            dirs.push(dir);
+        }
+        let elsewhere = dirs.split_off(1);
         let tests = self.base.path().join("tests");
         let mut command;
         if power == Power::Root {
@@ -116,7 +139,6 @@ impl Ground {
         } else {
             let id = PLAIN_ID.to_string();
             if is_real_root() {
-                chown(&dir, Some(PLAIN_ID), Some(PLAIN_ID)).map_err(|e| e.to_string())?;
                 command = Command::new("setpriv");
                 command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "unshare"]);
             } else {
@@ -128,10 +150,31 @@ impl Ground {
         }
         command
             .arg("--worker")
-            .arg(&dir)
+            .args(&dirs)
+            .args(
+                elsewhere
+                    .iter()
+                    .flat_map(|dir| [Path::new("--elsewhere"), dir]),
+            )
             .env("OVERFALL_BINARY", self.base.path().join("overfall"))
             .current_dir("/");
         Ok(command)
+    }
+
+    /// One directory, or several on different file systems: what is to be had.
+    fn dirs(&self, place: Place) -> Result<Vec<PathBuf>, String> {
+        if place != Place::Mixed {
+            return Ok(vec![self.dir(place)?]);
+        }
+        let several = [Place::Ext4, Place::Tmpfs, Place::Xfs, Place::Btrfs];
+        let dirs: Vec<_> = several
+            .into_iter()
+            .filter_map(|place| self.dir(place).ok())
+            .collect();
+        match dirs.len() {
+            0 | 1 => Err("there is one file system only, and an image needs root".to_owned()),
+            _ => Ok(dirs),
+        }
     }
 
     /// A directory on such a file system: one that is there, or an image.
@@ -225,13 +268,13 @@ fn is_real_root() -> bool {
 
 /// Why cases can't run here, found by mounting an empty overlay of the kernel's and looking at
 /// /dev/fuse. That overfall mounts is for the cases to show.
-pub(crate) fn usable(power: Power, dir: &Path) -> Result<(), String> {
+pub(crate) fn usable(manner: &Manner, dir: &Path) -> Result<(), String> {
     let device = fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/fuse");
     device.map_err(|e| format!("/dev/fuse: {e}"))?;
     let probe = dir.join("probe");
-    layers::build(&probe, power, 1, &[]).map_err(|e| e.to_string())?;
-    Mounted::new(&probe, Carrier::Kernel, power, 1)?.unmount()
+    layers::build(&probe, manner.power, 1, &[], &[]).map_err(|e| e.to_string())?;
+    Mounted::new(&probe, Carrier::Kernel, manner, 1)?.unmount()
 }

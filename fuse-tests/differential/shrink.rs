@@ -23,6 +23,7 @@ pub(crate) fn shrink(case: &Case, finding: &Finding, dir: &Path) -> (Case, Findi
     loop {
         let before = search.size();
         search.without(|case| &mut case.steps);
+        search.without(|case| &mut case.heirs);
         search.without(|case| &mut case.entries);
         search.simplify();
         if search.size() == before || search.is_over() {
@@ -46,7 +47,11 @@ impl Search<'_> {
             .iter()
             .map(|entry| entry.xattrs.len())
             .sum();
-        (self.best.steps.len(), self.best.entries.len(), xattrs)
+        (
+            self.best.steps.len() + self.best.heirs.len(),
+            self.best.entries.len(),
+            xattrs,
+        )
     }
 
     fn is_over(&self) -> bool {
@@ -89,6 +94,10 @@ impl Search<'_> {
             self.attempt_if(
                 |case| !case.entries[index].xattrs.is_empty(),
                 |case| case.entries[index].xattrs.clear(),
+            );
+            self.attempt_if(
+                |case| !case.entries[index].flags.is_empty(),
+                |case| case.entries[index].flags = rustix::fs::IFlags::empty(),
             );
             self.attempt_if(
                 |case| case.entries[index].mode != 0o777,

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::layers::Power;
+use super::manner::Manner;
+use super::place::Place;
 
 /// Who carries a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +48,10 @@ impl Mounted {
     pub(crate) fn new(
         dir: &Path,
         carrier: Carrier,
-        power: Power,
+        manner: &Manner,
         lowers: usize,
     ) -> Result<Self, String> {
-        let options = options(dir, carrier, power, lowers);
+        let options = options(dir, carrier, manner, lowers);
         let target = dir.join("m");
         match carrier {
             Carrier::Kernel => mount(
@@ -106,23 +108,68 @@ pub(crate) fn abandon(target: &Path) {
     let _ = umount2(target, MntFlags::MNT_DETACH);
 }
 
-fn options(dir: &Path, carrier: Carrier, power: Power, lowers: usize) -> String {
+/// Lets everything below `dir` be removed: nothing is append-only or immutable any more.
+pub(crate) fn unprotect(dir: &Path) {
+    let clear = |path: &Path| -> std::io::Result<()> {
+        let file = File::open(path)?;
+        let flags = rustix::fs::ioctl_getflags(&file)?;
+        let free = flags - rustix::fs::IFlags::APPEND - rustix::fs::IFlags::IMMUTABLE;
+        if free != flags {
+            rustix::fs::ioctl_setflags(&file, free)?;
+        }
+        Ok(())
+    };
+    // The directory itself may be a link.
+    let _ = clear(dir);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => unprotect(&entry.path()),
+            Ok(kind) if kind.is_file() => drop(clear(&entry.path())),
+            _ => {}
+        }
+    }
+}
+
+fn options(dir: &Path, carrier: Carrier, manner: &Manner, lowers: usize) -> String {
     let dir = dir.to_string_lossy();
     let layers: Vec<_> = (0..lowers).map(|index| format!("{dir}/l{index}")).collect();
     let mut options = format!(
         "lowerdir={},upperdir={dir}/u,workdir={dir}/w",
         layers.join(":")
     );
-    if power == Power::User {
+    if manner.power == Power::User {
         options += ",userxattr";
     }
-    options += match (carrier, power) {
+    match (carrier, manner.power) {
         // What the machine's defaults may turn on.
-        (Carrier::Kernel, Power::Root) => ",index=off,xino=off,redirect_dir=nofollow,metacopy=off",
-        (Carrier::Kernel, Power::User) => ",index=off,xino=off",
-        (Carrier::Overfall, Power::Root) => ",allow_other",
-        (Carrier::Overfall, Power::User) => "",
-    };
+        (Carrier::Kernel, Power::Root) => {
+            let given = |name: &str| manner.options.contains(name);
+            for (name, usual) in [("index=", "off"), ("metacopy=", "off")] {
+                if !given(name) {
+                    options += &format!(",{name}{usual}");
+                }
+            }
+            if !given("redirect_dir=") && !given("metacopy=on") {
+                options += ",redirect_dir=nofollow";
+            }
+        }
+        (Carrier::Kernel, Power::User) => options += ",index=off",
+        (Carrier::Overfall, Power::Root) => options += ",allow_other",
+        (Carrier::Overfall, Power::User) => {}
+    }
+    if carrier == Carrier::Kernel && !manner.options.contains("xino=") {
+        // Over several file systems its numbers are as firm as ours only with it.
+        options += match manner.place {
+            Place::Mixed => ",xino=on",
+            _ => ",xino=off",
+        };
+    }
+    if !manner.options.is_empty() {
+        options += &format!(",{}", manner.options);
+    }
+    if carrier == Carrier::Overfall && !manner.server_options.is_empty() {
+        options += &format!(",{}", manner.server_options);
+    }
     options
 }
 

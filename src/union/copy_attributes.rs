@@ -1,10 +1,11 @@
 //! What a copy gets beside its data: extended attributes, origin, owner and mode.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{OFlags, XattrFlags};
 
 use super::copy_up::{Copy, copy_spot, make_dir, times_of};
 use super::layer::RealDir;
@@ -15,7 +16,10 @@ use super::types::{Attr, FileKind};
 use super::work::{Temp, Work};
 use super::{Outcome, Union};
 use crate::format::override_stat;
-use crate::sys::Errno;
+use crate::sys::{Errno, fileflags};
+
+/// `FS_SYNC_FL` and `FS_NOATIME_FL`.
+const KEPT: u32 = 0x8 | 0x80;
 
 /// Whether a copy has the owner that it should show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,24 @@ impl Union {
             }
         }
         Ok(())
+    }
+
+    /// The inode flags that the kernel's copy-up keeps: `sync` and `noatime`. Where a file system has
+    /// none there are none to keep.
+    pub(super) fn copy_inode_flags(&self, spot: &Spot, copy: &Copy<'_>) {
+        let Ok(from) = spot.open(OFlags::RDONLY | OFlags::NONBLOCK) else {
+            return;
+        };
+        let kept = fileflags::get_flags(from.as_fd()).map_or(0, |flags| flags & KEPT);
+        if kept == 0 {
+            return;
+        }
+        let to = copy.file.as_fd();
+        let set = fileflags::get_flags(to)
+            .and_then(|flags| fileflags::set_flags(to, flags & !KEPT | kept));
+        if let Err(errno) = set {
+            log::debug!("copy-up: inode flags {kept:x} are lost: {errno}");
+        }
     }
 
     pub(super) fn mark_origin(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {

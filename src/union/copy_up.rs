@@ -69,7 +69,7 @@ impl Content {
 pub(super) struct Copy<'w> {
     pub(super) temp: Temp<'w>,
     /// A descriptor of it that can still be used once it has no name.
-    file: Arc<OpenFile>,
+    pub(super) file: Arc<OpenFile>,
     /// What it is called in the index, if that is its place.
     entry: Option<OsString>,
 }
@@ -271,6 +271,9 @@ impl Union {
             owner = Owner::ToBeRecorded;
         }
         self.copy_xattrs(work, spot, &copy)?;
+        if matches!(kind, FileKind::Regular | FileKind::Directory) {
+            self.copy_inode_flags(spot, &copy);
+        }
         if kind == FileKind::Directory || stat.st_nlink == 1 || copy.entry.is_some() {
             self.mark_origin(work, spot, &copy)?;
         }

@@ -72,7 +72,11 @@ impl Spot {
             Spot::At { dir, name } => {
                 xattr::get(dir.open().map_err(|fault| fault.errno)?.as_fd(), name, attr)
             }
-            Spot::Open(file) => xattr::fget(file.as_fd(), attr).map_err(no_path),
+            // As it is listed: a special file without a name has none.
+            Spot::Open(file) => xattr::fget(file.as_fd(), attr).map_err(|errno| match errno {
+                Errno::BADF => Errno::NODATA,
+                errno => errno,
+            }),
         }
     }
 

@@ -64,7 +64,12 @@ impl Union {
             self.truncate(&node, caller, size)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
+            let (_, before) = self.spot_and_stat(&node)?;
             self.chown(&node, change)?;
+            // The server may keep setgid with a group that isn't its own; the caller may not.
+            if lacks_fsetid(caller) && has_privileges {
+                self.drop_privileges(&node, &before, caller.gid)?;
+            }
         }
         if let Some(perm) = change.perm {
             self.chmod(&node, perm)?;
