@@ -123,6 +123,9 @@ fn options(dir: &Path, carrier: Carrier, power: Power, lowers: usize) -> String 
         (Carrier::Overfall, Power::Root) => ",allow_other",
         (Carrier::Overfall, Power::User) => "",
     };
+    if let (Carrier::Overfall, Ok(more)) = (carrier, std::env::var("OVERFALL_TEST_OPTIONS")) {
+        options = format!("{options},{more}");
+    }
     options
 }
 

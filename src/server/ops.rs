@@ -16,6 +16,7 @@ use fuser::{
 
 use super::answer::{as_far_as, flow, sized, statfs};
 use super::counters::Op;
+use super::policy::Close;
 use super::reply::NoReply;
 use super::{Server, convert, ioctl, policy};
 use crate::sys::Errno;
@@ -81,7 +82,7 @@ impl Server {
 
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.opens = policy::negotiate(config);
+        self.opens = policy::negotiate(config, &self.tuning);
         Ok(())
     }
 
@@ -308,8 +309,11 @@ impl Filesystem for Server {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Nothing is held back, so there is nothing to flush: never ask again.
-        reply.error(fuser::Errno::ENOSYS);
+        // Nothing is held back, so there is nothing to flush.
+        match self.opens.close() {
+            Close::Never => reply.error(fuser::Errno::ENOSYS),
+            Close::Each => reply.ok(),
+        }
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

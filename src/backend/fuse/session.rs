@@ -13,7 +13,8 @@ use super::identity::Identity;
 use super::report::Report;
 use super::shutdown::Shutdown;
 use crate::error::Context;
-use crate::server::{CachePolicy, Server};
+use crate::options::Tuning;
+use crate::server::Server;
 use crate::sys::from_io;
 use crate::union::{Fault, Union};
 use crate::{Error, Result};
@@ -41,7 +42,8 @@ pub(super) fn run(
     let tree = Arc::new(Union::open(&job.setup)?);
     let identity = Identity::of_self();
     let mut shutdown = Shutdown::prepare(&tree);
-    let threads = event_loops();
+    let tuning = &job.setup.options.tuning;
+    let threads = event_loops(tuning);
     if own_mounts {
         let_mounts_go();
     }
@@ -52,7 +54,7 @@ pub(super) fn run(
         return close(&tree).map_err(|fault| closing(&fault));
     };
     shutdown.device = device;
-    let server = Server::new(Arc::clone(&tree), CachePolicy::default(), identity.encode());
+    let server = Server::new(Arc::clone(&tree), *tuning, identity.encode());
     let mut config = Config::default();
     config.n_threads = Some(threads);
     // Whom the kernel lets in is let in.
@@ -100,8 +102,11 @@ fn closing(fault: &Fault) -> Error {
 
 /// More than there are processors: a copy-up or an fsync holds its loop until the disk has
 /// answered, and nobody else is to wait for it.
-fn event_loops() -> usize {
+fn event_loops(tuning: &Tuning) -> usize {
     const FEWEST: usize = 8;
     const MOST: usize = 16;
+    if let Some(threads) = tuning.threads {
+        return threads.get();
+    }
     thread::available_parallelism().map_or(FEWEST, |cpus| cpus.get().clamp(FEWEST, MOST))
 }
