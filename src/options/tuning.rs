@@ -97,14 +97,7 @@ impl Tuning {
         }
         let taken = match name {
             "readdirplus" => word(value).map(|word| self.readdirplus = Some(word)),
-            "timeout" => match value {
-                b"never" => Ok(self.timeout = Timeout::Never),
-                _ => number(value)
-                    .map(|seconds| self.timeout = Timeout::Seconds(seconds))
-                    .ok_or_else(|| {
-                        format!("a whole number of seconds up to {}, or never", u32::MAX)
-                    }),
-            },
+            "timeout" => timeout(value).map(|timeout| self.timeout = timeout),
             "threads" => number(value)
                 .and_then(Threads::new)
                 .map(|threads| self.threads = Some(threads))
@@ -177,6 +170,14 @@ fn word<T: Word>(value: &[u8]) -> Result<T, String> {
         let words: Vec<_> = T::WORDS.iter().map(|(word, _)| *word).collect();
         format!("one of {}", words.join(", "))
     })
+}
+
+fn timeout(value: &[u8]) -> Result<Timeout, String> {
+    if value == b"never" {
+        return Ok(Timeout::Never);
+    }
+    let seconds = number(value).map(Timeout::Seconds);
+    seconds.ok_or_else(|| format!("a whole number of seconds up to {}, or never", u32::MAX))
 }
 
 /// Digits alone: no sign, no space.
