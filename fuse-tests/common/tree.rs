@@ -96,6 +96,11 @@ impl Tree {
         self.options.borrow_mut().push(option.to_owned());
     }
 
+    /// Takes a mount option away again.
+    pub(crate) fn drop_option(&self, option: &str) {
+        self.options.borrow_mut().retain(|given| given != option);
+    }
+
     /// Leaves out the check that the lower layers are untouched at the end; for tests that change
     /// them on purpose.
     pub(crate) fn lowers_may_change(&self) {

@@ -10,12 +10,14 @@ mod answer;
 mod convert;
 mod counters;
 mod ioctl;
+mod kernel;
 mod ops;
 mod policy;
 mod reply;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use crate::options::Tuning;
 use crate::sys::Errno;
 use crate::union::{Fault, NodeId, Outcome, Union};
 use counters::{Counters, Op};
+use kernel::Kernel;
 use policy::{CachePolicy, Opens};
 use reply::Refuse;
 
@@ -43,6 +46,8 @@ pub struct Server {
     identity: Vec<u8>,
     opens: Opens,
     counters: Counters,
+    /// Present where the kernel can be told to forget.
+    kernel: Option<Arc<Kernel>>,
 }
 
 impl Server {
@@ -56,7 +61,14 @@ impl Server {
             identity,
             opens: Opens::default(),
             counters: Counters::default(),
+            kernel: None,
         }
+    }
+
+    /// Gives it a second way to the kernel, for telling it what it didn't ask for. `connection` is
+    /// a copy of the session's descriptor.
+    pub fn tell_by(&mut self, connection: OwnedFd) {
+        self.kernel = Some(Arc::new(Kernel::new(connection)));
     }
 
     /// Carries out one request: `call` asks the tree, `answer` tells the kernel.

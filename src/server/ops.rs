@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -68,6 +69,35 @@ impl Server {
         );
     }
 
+    /// Has the kernel forget what it knows, in a thread of its own: that waits for requests that
+    /// others are making.
+    fn forget_layers(&self, request: &Request, what: ioctl::Forget, reply: ReplyIoctl) {
+        self.counters.count(Op::Ioctl);
+        let own = rustix::process::geteuid().as_raw();
+        if request.uid() != 0 && request.uid() != own {
+            return reply.error(fuser::Errno::EPERM);
+        }
+        let Some(kernel) = self.kernel.clone() else {
+            return reply.error(fuser::Errno::ENOTTY);
+        };
+        let tree = Arc::clone(&self.tree);
+        let thread = std::thread::Builder::new().name("forget".into());
+        let started = thread.spawn(move || match what {
+            ioctl::Forget::Layers => {
+                kernel.forget(&tree);
+                reply.ioctl(0, &[]);
+            }
+            ioctl::Forget::Names => match kernel.forget_names() {
+                Ok(()) => reply.ioctl(0, &[]),
+                Err(errno) => reply.error(convert::errno(errno)),
+            },
+        });
+        // The reply went with the thread that isn't there: fuser has answered it with an error.
+        if let Err(error) = started {
+            log::warn!("forgetting the layers: {error}");
+        }
+    }
+
     /// As [`Server::serve`] for the requests that are answered with success alone.
     fn act(
         &self,
@@ -83,6 +113,9 @@ impl Server {
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.opens = policy::negotiate(config, &self.tuning);
+        if let Some(kernel) = self.kernel.as_mut().and_then(Arc::get_mut) {
+            kernel.expires = policy::expires(config);
+        }
         Ok(())
     }
 
@@ -609,7 +642,7 @@ impl Filesystem for Server {
 
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         _flags: IoctlFlags,
@@ -618,6 +651,10 @@ impl Filesystem for Server {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        if let Some(what) = ioctl::Forget::asked(ino, command) {
+            self.forget_layers(request, what, reply);
+            return;
+        }
         self.serve(
             Op::Ioctl,
             node(ino),

@@ -152,6 +152,13 @@ impl Opens {
     }
 }
 
+/// Whether the kernel can give a name up and keep what is mounted there. Linux 6.2 says so.
+pub(super) fn expires(config: &KernelConfig) -> bool {
+    config
+        .capabilities()
+        .contains(InitFlags::FUSE_HAS_EXPIRE_ONLY)
+}
+
 /// Agrees with the kernel on what it offers and we want.
 pub(super) fn negotiate(config: &mut KernelConfig, tuning: &Tuning) -> Opens {
     for flag in wanted(tuning) {

@@ -12,6 +12,7 @@ mod copy_data;
 mod copy_up;
 mod descriptors;
 mod enter;
+mod forget;
 mod index;
 mod index_open;
 mod layer;
@@ -56,6 +57,7 @@ use table::Table;
 use watch::Watcher;
 use work::Work;
 
+pub use forget::Known;
 pub use owners::Owners;
 pub use setup::Setup;
 pub use types::*;
@@ -86,6 +88,8 @@ pub struct Union {
     follow: Follow,
     /// Present with `index=on`.
     index: Option<Index>,
+    /// Whether somebody else changes the layers: known nodes are compared with what is there.
+    layers_change: AtomicBool,
 }
 
 impl Union {

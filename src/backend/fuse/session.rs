@@ -54,7 +54,9 @@ pub(super) fn run(
         return close(&tree).map_err(|fault| closing(&fault));
     };
     shutdown.device = device;
-    let server = Server::new(Arc::clone(&tree), *tuning, identity.encode());
+    let to_tell = connection.try_clone().map_err(|error| from_io(&error));
+    let mut server = Server::new(Arc::clone(&tree), *tuning, identity.encode());
+    server.tell_by(to_tell.context(STEP, at)?);
     let mut config = Config::default();
     config.n_threads = Some(threads);
     // Whom the kernel lets in is let in.
