@@ -439,7 +439,11 @@ impl Union {
             return Ok(());
         }
         match Spot::itself(upper).set_xattr(attr, IMPURE, XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Ok(()) => {
+                upper.was_marked_impure();
+                Ok(())
+            }
+            Err(Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(upper.fault("marking a directory impure", dot, errno)),
         }
     }

@@ -322,6 +322,7 @@ impl Union {
             .collect();
         // Names that a higher layer has decided on, whiteouts too.
         let mut decided: HashSet<OsString> = HashSet::new();
+        let mut lower_names = self.notes_lower_names(dir);
         for (index, real) in layers.iter().enumerate() {
             let is_last = index + 1 == layers.len();
             let names = match read_real(real) {
@@ -333,11 +334,16 @@ impl Union {
                         && dir.upper.get().is_some()
                         && self.owners.records() =>
                 {
+                    lower_names = None;
                     continue;
                 }
                 Err(fault) => return Err(fault),
             };
+            let slot = index.checked_sub(usize::from(dir.upper.get().is_some()));
             for (name, file_type, ino) in names {
+                if let (Some(lower_names), Some(slot)) = (&mut lower_names, slot) {
+                    lower_names.add(&name, slot as u16);
+                }
                 if !decided.is_empty() && decided.contains(&name) {
                     continue;
                 }
@@ -359,6 +365,9 @@ impl Union {
                 let name = name.into_boxed_os_str();
                 listing.names.insert(at, Listed { name, kind, ino });
             }
+        }
+        if let Some(lower_names) = lower_names {
+            self.keep_lower_names(dir, lower_names);
         }
         Ok(listing)
     }
@@ -458,7 +467,7 @@ impl Union {
 }
 
 /// All names of one real directory.
-fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)>> {
+pub(super) fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)>> {
     let fault = |errno| real.fault("reading a directory", OsStr::new("."), errno);
     let dir = real.open()?;
     if dir.access() == Access::Path {

@@ -19,6 +19,7 @@ mod layer;
 mod listing;
 mod locks;
 mod lookup;
+mod lower_names;
 mod metacopy;
 mod node;
 mod number;
@@ -90,6 +91,8 @@ pub struct Union {
     index: Option<Index>,
     /// Whether somebody else changes the layers: known nodes are compared with what is there.
     layers_change: AtomicBool,
+    /// Names in all [`lower_names::LowerNames`].
+    lower_names: Arc<AtomicUsize>,
 }
 
 impl Union {

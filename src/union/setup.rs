@@ -187,6 +187,7 @@ impl Union {
             dropped: AtomicUsize::new(0),
             follow,
             index,
+            lower_names: Arc::default(),
             layers_change: AtomicBool::new(options.tuning.timeout != Timeout::Never),
         })
     }

@@ -18,6 +18,10 @@ use super::super::types::{Caller, Fault, FileKind, KillPriv, NodeId, Seek};
 use super::super::{Outcome, Union};
 use crate::sys::Errno;
 
+/// A read within one page is short at the end of the file alone. A longer one may be cut by a page
+/// that can't be read, and the next one says so.
+const PAGE: u64 = 4096;
+
 impl Union {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     pub fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Outcome<usize> {
@@ -29,12 +33,32 @@ impl Union {
             let got = rustix::io::retry_on_intr(|| {
                 rustix::io::pread(file.as_fd(), &mut buffer[done..], at)
             });
-            match got.map_err(|errno| self.io_fault(&node, "reading", errno))? {
-                0 => break,
-                got => done += got,
+            let got = got.map_err(|errno| self.io_fault(&node, "reading", errno))?;
+            let wanted = buffer.len() - done;
+            done += got;
+            let one_page = wanted as u64 + at % PAGE <= PAGE;
+            if got == 0 || (got < wanted && one_page) {
+                break;
             }
         }
         Ok(done)
+    }
+
+    /// Whether a file's data is in the place where it stays: no copy-up can come any more.
+    pub fn is_settled(&self, id: NodeId) -> bool {
+        let settled = |node: Arc<Node>| {
+            let whole = self.data_place(&node).is_none();
+            self.work.is_none() || (node.is_upper() && whole)
+        };
+        self.node(id).is_ok_and(settled)
+    }
+
+    /// The real file of one that is settled, if it is a regular one.
+    pub(crate) fn settled_file(&self, id: NodeId) -> Option<Arc<OpenFile>> {
+        let node = self.node(id).ok()?;
+        let regular = node.kind == FileKind::Regular;
+        let settled = regular && self.is_settled(id);
+        settled.then(|| self.file_for_reading(&node).ok()).flatten()
     }
 
     /// Writes; copies up first.
