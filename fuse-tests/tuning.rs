@@ -216,7 +216,7 @@ fn every_option_can_be_turned(t: &Tree) {
     for options in [
         "timeout=0",
         "timeout=3600",
-        "writeback=on",
+        "writeback=on,passthrough=off",
         "writeback=off",
         "no_open=off",
         "no_opendir=off",
@@ -227,6 +227,7 @@ fn every_option_can_be_turned(t: &Tree) {
         "readdirplus=off",
         "killpriv=off",
         "passthrough=off",
+        "passthrough=on,writeback=off",
         "threads=1",
         "threads=2,no_open=off,no_opendir=off,no_flush=off,cache_dirs=off,timeout=0",
     ] {

@@ -12,6 +12,7 @@ mod counters;
 mod ioctl;
 mod kernel;
 mod ops;
+mod passthrough;
 mod policy;
 mod reply;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::sys::Errno;
 use crate::union::{Fault, NodeId, Outcome, Union};
 use counters::{Counters, Op};
 use kernel::Kernel;
+use passthrough::Passthrough;
 use policy::{CachePolicy, Opens};
 use reply::Refuse;
 
@@ -48,6 +50,7 @@ pub struct Server {
     counters: Counters,
     /// Present where the kernel can be told to forget.
     kernel: Option<Arc<Kernel>>,
+    passthrough: Passthrough,
 }
 
 impl Server {
@@ -62,6 +65,7 @@ impl Server {
             opens: Opens::default(),
             counters: Counters::default(),
             kernel: None,
+            passthrough: Passthrough::default(),
         }
     }
 

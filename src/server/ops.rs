@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -67,6 +68,20 @@ impl Server {
             },
             |reply, entry| self.answer_entry(reply, entry),
         );
+    }
+
+    /// Opens a file for reading and writing past us, where it is what it stays.
+    fn open_through(&self, ino: INodeNo, reply: ReplyOpen) {
+        let real = || self.tree.settled_file(node(ino));
+        let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+        match self.passthrough.open(node(ino), real, register) {
+            Some(backing) => reply.opened_passthrough(NO_HANDLE, FopenFlags::empty(), &backing),
+            // What is in the page cache of a file that was passed through before is old.
+            None if self.tree.is_settled(node(ino)) => {
+                reply.opened(NO_HANDLE, FopenFlags::empty());
+            }
+            None => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
+        }
     }
 
     /// Has the kernel forget what it knows, in a thread of its own: that waits for requests that
@@ -261,6 +276,16 @@ impl Filesystem for Server {
                 let (attr, generation) = convert::entry(&entry);
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
                 let ttl = self.shorter_ttl(&entry);
+                let backing = self.opens.pass_through().then(|| {
+                    let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+                    self.passthrough
+                        .open(entry.id, || self.tree.settled_file(entry.id), register)
+                });
+                if let Some(backing) = backing.flatten() {
+                    let none = FopenFlags::empty();
+                    return reply
+                        .created_passthrough(&ttl, &attr, generation, NO_HANDLE, none, &backing);
+                }
                 reply.created(&ttl, &attr, generation, NO_HANDLE, keep);
             },
         );
@@ -319,10 +344,30 @@ impl Filesystem for Server {
     fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::Open);
         log::trace!("OPEN of node {ino}");
+        if self.opens.pass_through() {
+            return self.open_through(ino, reply);
+        }
         match self.opens.file() {
             Some(flags) => reply.opened(NO_HANDLE, flags),
             None => reply.error(fuser::Errno::ENOSYS),
         }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.count(Op::Release);
+        if self.opens.pass_through() {
+            self.passthrough.release(node(ino));
+        }
+        reply.ok();
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

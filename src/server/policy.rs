@@ -108,6 +108,7 @@ pub(super) struct Opens {
     /// Whether the kernel may keep listings; it does without an OPENDIR.
     keeps_listings: bool,
     closes: Close,
+    passes_through: bool,
 }
 
 /// How a FLUSH is answered.
@@ -146,10 +147,24 @@ impl Opens {
         (self.directories == Open::Each).then_some(keep)
     }
 
+    /// Whether real files are given to the kernel.
+    pub(super) fn pass_through(self) -> bool {
+        self.passes_through
+    }
+
     /// How to answer a FLUSH.
     pub(super) fn close(self) -> Close {
         self.closes
     }
+}
+
+/// Asks the kernel to take real files. Their file system must not lie on another one.
+fn wants_real_files(config: &mut KernelConfig) -> bool {
+    let asked = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+    if !asked {
+        log::warn!("passthrough=on: this kernel can't (it needs Linux 6.9)");
+    }
+    asked && config.set_max_stack_depth(1).is_ok()
 }
 
 /// Whether the kernel can give a name up and keep what is mounted there. Linux 6.2 says so.
@@ -185,12 +200,14 @@ pub(super) fn negotiate(config: &mut KernelConfig, tuning: &Tuning) -> Opens {
     };
     // The kernel can't tell when a lower part of a merged directory changes.
     let keeps_listings = is_on(tuning.cache_dirs, tuning.timeout == Timeout::Never);
-    let no_open = is_on(tuning.no_open, !is_on(tuning.passthrough, false));
+    let passes_through = is_on(tuning.passthrough, false) && wants_real_files(config);
+    let no_open = is_on(tuning.no_open, true) && !passes_through;
     let no_opendir = is_on(tuning.no_opendir, keeps_listings);
     Opens {
         files: open(no_open, InitFlags::FUSE_NO_OPEN_SUPPORT),
         directories: open(no_opendir, InitFlags::FUSE_NO_OPENDIR_SUPPORT),
         keeps_listings,
+        passes_through,
         closes: if is_on(tuning.no_flush, true) {
             Close::Never
         } else {

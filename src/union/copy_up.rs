@@ -127,8 +127,17 @@ impl Union {
         }
         while let Some(next) = missing.pop() {
             self.copy_up_one(work, &next, data)?;
-            if next.dir.is_some() {
-                self.watcher.tell(next.id);
+            // It has got an entry; that shows in the time of its last change, and nowhere else.
+            let above = {
+                let state = next.state.read();
+                let link = state.link.as_ref().filter(|_| state.named);
+                link.map(|link| link.parent.id)
+            };
+            for changed in above
+                .into_iter()
+                .chain(next.dir.is_some().then_some(next.id))
+            {
+                self.watcher.tell(changed);
             }
         }
         // Somebody else may have copied it up meanwhile, without its data.

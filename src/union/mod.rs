@@ -67,7 +67,7 @@ pub use types::*;
 pub type Outcome<T> = std::result::Result<T, Fault>;
 
 /// After how many dropped nodes freed memory goes back to the system.
-const GIVE_BACK_EVERY: usize = 1 << 16;
+const GIVE_BACK_EVERY: usize = 1 << 14;
 
 /// The merged tree.
 #[derive(Debug)]
@@ -128,6 +128,7 @@ impl Union {
         let dropped = self.table.release(id, count);
         let before = self.dropped.fetch_add(dropped.len(), Ordering::Relaxed);
         if before / GIVE_BACK_EVERY != (before + dropped.len()) / GIVE_BACK_EVERY {
+            self.table.shrink();
             memory::give_back();
         }
         for node in dropped {

@@ -213,6 +213,16 @@ impl Table {
         }
     }
 
+    /// Lets go of room for many more nodes than there are.
+    pub(crate) fn shrink(&self) {
+        for shard in &self.nodes {
+            let mut nodes = shard.write();
+            if nodes.capacity() / 4 > nodes.len() {
+                nodes.shrink_to_fit();
+            }
+        }
+    }
+
     /// How many nodes there are.
     pub(crate) fn len(&self) -> usize {
         self.nodes.iter().map(|shard| shard.read().len()).sum()

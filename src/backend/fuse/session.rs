@@ -13,9 +13,10 @@ use super::identity::Identity;
 use super::report::Report;
 use super::shutdown::Shutdown;
 use crate::error::Context;
-use crate::options::Tuning;
+use crate::options::{Switch, Tuning};
 use crate::server::Server;
 use crate::sys::from_io;
+use crate::sys::privilege::Privilege;
 use crate::union::{Fault, Union};
 use crate::{Error, Result};
 
@@ -42,8 +43,12 @@ pub(super) fn run(
     let tree = Arc::new(Union::open(&job.setup)?);
     let identity = Identity::of_self();
     let mut shutdown = Shutdown::prepare(&tree);
-    let tuning = &job.setup.options.tuning;
-    let threads = event_loops(tuning);
+    let mut tuning = job.setup.options.tuning;
+    if tuning.passthrough == Some(Switch::On) && job.privilege != Privilege::Machine {
+        log::warn!("passthrough=on: only the machine's root may");
+        tuning.passthrough = Some(Switch::Off);
+    }
+    let threads = event_loops(&tuning);
     if own_mounts {
         let_mounts_go();
     }
@@ -55,7 +60,7 @@ pub(super) fn run(
     };
     shutdown.device = device;
     let to_tell = connection.try_clone().map_err(|error| from_io(&error));
-    let mut server = Server::new(Arc::clone(&tree), *tuning, identity.encode());
+    let mut server = Server::new(Arc::clone(&tree), tuning, identity.encode());
     server.tell_by(to_tell.context(STEP, at)?);
     let mut config = Config::default();
     config.n_threads = Some(threads);

@@ -3,10 +3,11 @@
 //! There is no open file here. Every request names a node, so whatever was opened before a
 //! copy-up reads the copy after it.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, StatxAttributes, StatxFlags};
 
 use super::super::copy_data::write_all;
 use super::super::copy_up::{Data, open_for_reading};
@@ -16,7 +17,7 @@ use super::super::node::{Node, Real};
 use super::super::spot::Spot;
 use super::super::types::{Caller, Fault, FileKind, KillPriv, NodeId, Seek};
 use super::super::{Outcome, Union};
-use crate::sys::Errno;
+use crate::sys::{Errno, xattr};
 
 /// A read within one page is short at the end of the file alone. A longer one may be cut by a page
 /// that can't be read, and the next one says so.
@@ -53,12 +54,15 @@ impl Union {
         self.node(id).is_ok_and(settled)
     }
 
-    /// The real file of one that is settled, if it is a regular one.
+    /// The real file of one that is settled, if writing to it takes nothing but a write.
     pub(crate) fn settled_file(&self, id: NodeId) -> Option<Arc<OpenFile>> {
         let node = self.node(id).ok()?;
         let regular = node.kind == FileKind::Regular;
-        let settled = regular && self.is_settled(id);
-        settled.then(|| self.file_for_reading(&node).ok()).flatten()
+        if !regular || !self.is_settled(id) {
+            return None;
+        }
+        let file = self.file_for_reading(&node).ok()?;
+        is_plain(&file).then_some(file)
     }
 
     /// Writes; copies up first.
@@ -307,6 +311,20 @@ impl Union {
             Err(_) => Fault::merged(op, errno),
         }
     }
+}
+
+/// Whether writing to a file changes its data and nothing else, for everybody who could open it:
+/// nothing that a write takes off it, nothing that forbids one.
+fn is_plain(file: &OpenFile) -> bool {
+    let flags = AtFlags::EMPTY_PATH;
+    let Ok(stat) = rustix::fs::statx(file.as_fd(), "", flags, StatxFlags::MODE) else {
+        return false;
+    };
+    let guarded = StatxAttributes::APPEND | StatxAttributes::IMMUTABLE;
+    let privileged = libc::S_ISUID | libc::S_ISGID;
+    !stat.stx_attributes.intersects(guarded)
+        && u32::from(stat.stx_mode) & privileged == 0
+        && xattr::fget(file.as_fd(), OsStr::new("security.capability")).is_err()
 }
 
 pub(in crate::union) fn open_for_writing(spot: &Spot) -> (Result<OwnedFd, Errno>, Access) {
