@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags};
 
 use super::copy_attributes::Owner;
-use super::copy_data;
+use super::copy_data::{self, Arrived};
 use super::descriptors::{Access, OpenFile};
 use super::layer::{LayerIndex, RealDir};
 use super::metacopy::DataPlace;
@@ -221,6 +221,7 @@ impl Union {
         let fault = |op| move |errno| work.fault(op, errno);
         let kind = FileKind::of_mode(stat.st_mode);
         let mut substitute = false;
+        let mut arrived = Arrived::Written;
         let fd = match kind {
             FileKind::Regular => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
@@ -230,7 +231,7 @@ impl Union {
                 let size = stat.st_size as u64;
                 match content {
                     Content::From(from, data) => {
-                        self.copy_file_data(from, to.as_fd(), size, *data)?;
+                        arrived = self.copy_file_data(from, to.as_fd(), size, *data)?;
                     }
                     Content::Elsewhere(_) => rustix::fs::ftruncate(&to, size)
                         .map_err(fault("copy-up: giving the size"))?,
@@ -309,8 +310,11 @@ impl Union {
             .map_err(fault("copy-up: setting the times"))?;
         let synced = match work.durability {
             Durability::Volatile => false,
-            // Where no data came along none can be lost; the kernel's overlay doesn't wait then.
-            Durability::Synced => kind == FileKind::Regular && content.length(stat) > 0,
+            // Where no data was written none can be lost; the kernel's overlay doesn't wait then.
+            Durability::Synced => {
+                let written = arrived == Arrived::Written;
+                kind == FileKind::Regular && written && content.length(stat) > 0
+            }
             Durability::Strict => matches!(kind, FileKind::Regular | FileKind::Directory),
         };
         if synced {
@@ -326,10 +330,10 @@ impl Union {
         to: BorrowedFd<'_>,
         size: u64,
         data: Data,
-    ) -> Outcome<()> {
+    ) -> Outcome<Arrived> {
         let wanted = data.length(size);
         if wanted == 0 {
-            return Ok(());
+            return Ok(Arrived::Written);
         }
         let from = open_for_reading(spot).map_err(|errno| spot.fault("copy-up: opening", errno))?;
         let fault = |errno| spot.fault("copy-up: copying the data", errno);
