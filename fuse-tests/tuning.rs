@@ -20,6 +20,7 @@ cases! {
     forget_sees_other_layers_of_a_directory: FUSE,
     forget_keeps_what_was_written_and_what_is_open: FUSE,
     forget_keeps_what_is_mounted_inside: FUSE,
+    forget_refuses_what_is_not_ours,
     forget_is_not_for_everybody: Limit::Root("needs a second uid"),
     no_timeout_sees_changes_at_once: FUSE,
     every_option_can_be_turned: OPTIONS,
@@ -179,6 +180,21 @@ fn forget_keeps_what_is_mounted_inside(t: &Tree) {
     umount2(&inner, MntFlags::empty()).unwrap();
     told.unwrap();
     assert_eq!(kept.unwrap(), "X");
+}
+
+fn forget_refuses_what_is_not_ours(t: &Tree) {
+    t.lower(&["d/f=F"]);
+    t.mount();
+    let place = match t.carrier() {
+        Carrier::Kernel => t.at(""),
+        Carrier::Fuse => t.at("d"),
+    };
+    for place in [place, t.at("none")] {
+        let output = Command::new(overfall_binary()).arg("forget").arg(place).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("isn't the root of a mount") && said.trim().lines().count() == 1, "{said}");
+    }
 }
 
 fn forget_is_not_for_everybody(t: &Tree) {
