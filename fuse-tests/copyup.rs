@@ -14,6 +14,7 @@ cases! {
     keeps_setuid_and_setgid,
     of_parents_keeps_theirs,
     restores_the_parents_times,
+    shows_the_parents_last_change,
     marks_origin_and_impure,
     of_a_broken_hard_link_has_no_origin,
     of_a_symlink,
@@ -113,6 +114,22 @@ fn restores_the_parents_times(t: &Tree) {
     for path in [t.at("a/b"), t.at("a"), t.upper("a/b"), t.upper("a")] {
         let meta = stat(&path);
         assert_eq!((meta.mtime(), meta.mtime_nsec()), (80, 8), "{}", path.display());
+    }
+}
+
+/// tar(1) finds a directory changed while it reads it, where that comes to light late.
+fn shows_the_parents_last_change(t: &Tree) {
+    t.lower(&["d/e/f=F", "d/g=G"]);
+    t.mount();
+    t.sketch();
+    for file in ["d/g", "d/e/f"] {
+        stat(t.at("d/e"));
+        t.append(file, "+");
+        t.flush();
+        for dir in ["", "d", "d/e"].iter().filter(|dir| t.upper(dir).exists()) {
+            let change = |path| (stat(&path).ctime(), stat(&path).ctime_nsec());
+            assert_eq!(change(t.at(dir)), change(t.upper(dir)), "{dir} after {file}");
+        }
     }
 }
 

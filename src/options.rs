@@ -4,6 +4,8 @@
 //! commas, lower directories by colons, `\` before a character that would separate. Everything is
 //! bytes; a path need not be UTF-8.
 //!
+//! Beside the kernel's options there are those of our FUSE server alone: see [`Tuning`].
+//!
 //! [`Options::parse`] reads a string, [`Options::to_option_string`] writes one that reads back to
 //! the same value, [`Options::check`] refuses what the kernel would refuse without looking at a
 //! disk, and [`check_layers`] looks at the directories.
@@ -13,6 +15,7 @@ mod layers;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod tuning;
 mod words;
 mod write;
 
@@ -20,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 pub use layers::{check_layers, check_layers_for_kernel};
+pub use tuning::{Readdirplus, Threads, Timeout, Tuning};
 pub(crate) use write::escaped;
 
 /// The most lower layers that one mount may have, data-only layers included: the kernel's limit.
@@ -62,6 +66,8 @@ pub struct Options {
     pub allow_other: bool,
     /// Generic mount flags.
     pub flags: MountFlags,
+    /// How the FUSE server and the kernel share the work; the kernel's overlay passes over it.
+    pub tuning: Tuning,
 }
 
 /// `on` or `off`.
@@ -202,7 +208,7 @@ impl Options {
                 return refused(format!("`{name}` contains a NUL byte"));
             }
         }
-        match self.conflict() {
+        match self.conflict().or_else(|| self.tuning.conflict()) {
             Some((one, other)) => refused(format!("`{one}` and `{other}` exclude each other")),
             None => Ok(()),
         }

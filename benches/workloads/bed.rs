@@ -216,8 +216,14 @@ impl<'a> Bed<'a> {
                 Live::Kernel
             }
             Carrier::Overfall => {
-                let child = Command::new(&self.tools.overfall)
-                    .args(["mount", "--foreground", "--backend", "fuse", "-o"])
+                let mut command = Command::new(&self.tools.overfall);
+                if let Some(more) = std::env::var_os("OVERFALL_TEST_OPTIONS") {
+                    command.args(["mount", "-o"]).arg(more);
+                } else {
+                    command.arg("mount");
+                }
+                let child = command
+                    .args(["--foreground", "--backend", "fuse", "-o"])
                     .arg(self.options(false))
                     .arg(&root)
                     .env("OVERFALL_LOG", "info")

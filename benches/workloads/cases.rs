@@ -96,10 +96,12 @@ cases! {
     "big read, warm", 1.05, Big, Reads, [], streams::read_warm;
     "big read, cold", 1.5, Big, Reads, [], streams::read_cold;
     "4 KiB random reads, warm", 1.05, Big, Reads, [], streams::read_random;
+    "mmap reads, warm", 1.05, Big, Reads, [], streams::read_mapped;
     "4 KiB writes, fsync", 1.5, Empty, Changes, [], streams::write_small;
     "1 MiB writes, fsync", 1.5, Empty, Changes, [], streams::write_large;
     "4 KiB random rewrites", 1.5, Empty, Changes, [], streams::rewrite_random;
     "copy-up of a big file", 1.2, Big, Changes, [], streams::copy_up;
+    "copy-up of a hole", 1.2, Big, Changes, [], streams::copy_up_hole;
     "worst stat meanwhile", 2.0, Big, Changes, [], streams::stat_during_copy_up;
     "big lower file: unlink", 3.0, Big, Changes, [], streams::unlink_big;
     "big lower file: rename over", 3.0, Big, Changes, [], streams::rename_over_big;

@@ -144,6 +144,9 @@ fn build(ground: Ground, lowers: &[PathBuf], scale: Scale) -> Outcome<()> {
                 file.write_all(&data)?;
             }
             file.sync_all()?;
+            let hole = File::create(dir.join(crate::streams::HOLE))?;
+            (&hole).write_all(&[1; BLOCK])?;
+            hole.set_len(scale.big)?;
             for index in 0..200 {
                 plant(dir, index)?;
             }

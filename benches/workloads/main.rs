@@ -1,7 +1,9 @@
 //! The same work on a plain directory, the kernel's overlay, overfall's FUSE server and
 //! fuse-overlayfs, in turn, as ratios to the kernel's overlay.
 //!
-//! `cargo bench --bench workloads [-- FILTER…] [--quick] [--record] [--place root|user]`
+//! `cargo bench --bench workloads [-- FILTER…] [--quick] [--record] [--place root|user]`;
+//! `-- --limits 1000000` for what isn't a time; `-- --dir DIR` on another file system (reflinks);
+//! `OVERFALL_TEST_OPTIONS=writeback=on` with other mount options.
 //!
 //! Nothing but ratios from one run counts. Slowness never fails the run; wrong content, or an
 //! operation that fails on overfall, does.
@@ -9,7 +11,11 @@
 mod bed;
 mod cases;
 mod grounds;
+mod limits;
 mod metadata;
+#[allow(dead_code)] // the tests use the rest of it
+#[path = "../../fuse-tests/common/mmap.rs"]
+mod mmap;
 mod place;
 mod programs;
 mod streams;
@@ -57,6 +63,10 @@ struct Args {
     #[arg(long)]
     keep_caches: bool,
 
+    /// Instead: memory and descriptors of the server on a tree of so many files, and `overfall run`
+    #[arg(long, value_name = "FILES")]
+    limits: Option<usize>,
+
     /// Leave fuse-overlayfs out
     #[arg(long)]
     ours: bool,
@@ -96,6 +106,10 @@ fn run(args: &Args) -> Outcome<bool> {
     }
     place::isolate()?;
     let base = place::base_dir(args.dir.as_deref())?;
+    if let Some(files) = args.limits {
+        limits::measure(files, base.path())?;
+        return Ok(true);
+    }
     let mut good = true;
     let mut text = String::new();
     for place in Place::ALL {

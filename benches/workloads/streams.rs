@@ -14,9 +14,12 @@ use crate::Outcome;
 use crate::bed::Bed;
 use crate::cases::timed;
 use crate::grounds::{BLOCK, Scale, check_blocks, number_blocks, small_path};
+use crate::mmap::Mapping;
 
 /// The big file in the lower layer.
 pub(crate) const OLD: &str = "big";
+/// The one with a hole.
+pub(crate) const HOLE: &str = "hole";
 /// The one that a case makes.
 pub(crate) const NEW: &str = "new";
 
@@ -87,6 +90,17 @@ pub(crate) fn read_random(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> 
     })
 }
 
+pub(crate) fn read_mapped(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
+    let path = bed.path(OLD);
+    read_whole(&path, scale.big)?;
+    let file = File::open(&path)?;
+    let length = usize::try_from(scale.big)?;
+    timed(|| {
+        let mapping = Mapping::new(&file, length, libc::PROT_READ, libc::MAP_SHARED);
+        check_blocks(&mapping.read(), 0)
+    })
+}
+
 fn write_in(bed: &Bed<'_>, scale: Scale, size: usize) -> Outcome<Duration> {
     let path = bed.path(NEW);
     let mut data = vec![0; size];
@@ -143,6 +157,17 @@ pub(crate) fn copy_up(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
     let time = timed(|| touch_data(&path))?;
     read_whole(&path, scale.big)?;
     Ok(time)
+}
+
+/// The big file without its data: all but its first block is a hole.
+pub(crate) fn copy_up_hole(bed: &mut Bed<'_>, scale: Scale) -> Outcome<Duration> {
+    let path = bed.path(HOLE);
+    let time = timed(|| touch_data(&path))?;
+    let meta = fs::metadata(&path)?;
+    match (meta.len(), meta.blocks() * 512) {
+        (size, data) if size == scale.big && data <= 2 << 20 => Ok(time),
+        (size, data) => Err(format!("{size} bytes, {data} of them data").into()),
+    }
 }
 
 /// The longest that a `stat` of another file takes while the big one is copied up.

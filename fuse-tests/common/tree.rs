@@ -577,9 +577,13 @@ impl Tree {
         } else {
             &[]
         };
-        let mut arguments: Vec<OsString> = ["mount", "--backend", "fuse", "-o"]
-            .map(OsString::from)
-            .into();
+        let mut arguments: Vec<OsString> =
+            ["mount", "--backend", "fuse"].map(OsString::from).into();
+        // A whole run with other options: with the kernel's write-back cache, for example.
+        if let Some(more) = std::env::var_os("OVERFALL_TEST_OPTIONS") {
+            arguments.extend(["-o".into(), more]);
+        }
+        arguments.push("-o".into());
         arguments.extend([self.option_string(extra), self.dir.join("m").into()]);
         match &mut *self.watch.borrow_mut() {
             Some(watch) => {

@@ -1,6 +1,7 @@
 //! What carries a mounted overlay: the kernel's overlayfs or our FUSE server.
 
 mod choose;
+mod forget;
 mod fuse;
 mod native;
 mod unmount;
@@ -15,6 +16,7 @@ use crate::sys::Errno;
 use crate::{Error, Overlay, Result};
 use fuse::{Busy, Log};
 
+pub use forget::forget;
 pub use unmount::unmount;
 
 /// How long an unmount waits for the server, which may have gigabytes to write to a slow disk.

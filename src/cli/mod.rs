@@ -4,6 +4,7 @@
 //! line on stderr; `run` passes its command's own code on (128 + N for a signal N).
 
 mod check;
+mod forget;
 mod mount;
 mod run;
 mod umount;
@@ -35,6 +36,7 @@ enum Command {
     Run(run::Args),
     Mount(mount::Args),
     Umount(umount::Args),
+    Forget(forget::Args),
     Check(check::Args),
 }
 
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(args),
+        Command::Forget(args) => forget::run(args),
         Command::Check(args) => check::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {

@@ -80,7 +80,13 @@ impl Reader {
             "verity" => self.options.verity = Some(word(name, value)?),
             "fsync" => self.options.fsync = word(name, value)?,
             _ if is_for_fstab(name) => {}
-            _ => self.flag(name, value, after_directory)?,
+            _ => {
+                let tuning = &mut self.options.tuning;
+                match tuning.take(text, value.unwrap_or_default()) {
+                    Some(taken) => taken.map_err(|wanted| wrong(name, value, &wanted))?,
+                    None => self.flag(name, value, after_directory)?,
+                }
+            }
         }
         self.after_directory = matches!(
             text,
@@ -219,11 +225,18 @@ fn word<T: Word>(name: &[u8], value: Option<&[u8]>) -> Result<T> {
     let value = needed(name, value)?;
     T::from_word(value).ok_or_else(|| {
         let words: Vec<_> = T::WORDS.iter().map(|(word, _)| *word).collect();
-        refused(format!(
-            "`{}={}`: the value must be one of {}",
-            show(name),
-            show(value),
-            words.join(", ")
-        ))
+        wrong(name, Some(value), &format!("one of {}", words.join(", ")))
     })
+}
+
+/// The error for a value that isn't what is `wanted`.
+fn wrong(name: &[u8], value: Option<&[u8]>, wanted: &str) -> Error {
+    match needed(name, value) {
+        Ok(value) => refused(format!(
+            "`{}={}`: the value must be {wanted}",
+            show(name),
+            show(value)
+        )),
+        Err(missing) => missing,
+    }
 }

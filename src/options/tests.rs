@@ -135,6 +135,54 @@ fn at_most_500_lower_directories() {
 }
 
 #[test]
+fn tuning_says_what_it_wants() {
+    let refused = |text: &str| refusal(&format!("lowerdir=/a,{text}"));
+    for (text, wanted) in [
+        (
+            "writeback=maybe",
+            "`writeback=maybe`: the value must be one of on, off",
+        ),
+        ("writeback", "`writeback` needs a value"),
+        (
+            "readdirplus=on",
+            "the value must be one of auto, always, off",
+        ),
+        (
+            "timeout=soon",
+            "a whole number of seconds up to 4294967295, or never",
+        ),
+        ("timeout=-1", "a whole number of seconds"),
+        ("timeout=4294967296", "a whole number of seconds"),
+        (
+            "threads=0",
+            "`threads=0`: the value must be a number from 1 to 64",
+        ),
+        ("threads=65", "a number from 1 to 64"),
+        ("threads=", "`threads` needs a value"),
+        ("passthrough=on,no_open=on", "exclude each other"),
+        ("passthrough=on,writeback=on", "exclude each other"),
+        ("cache_dirs=off,no_opendir=on", "exclude each other"),
+    ] {
+        let said = refused(text);
+        assert!(said.contains(wanted), "{text}: {said}");
+    }
+}
+
+#[test]
+fn tuning_is_nothing_to_the_kernels_overlay() {
+    let text = "lowerdir=/a,timeout=0,writeback=on,no_open=off,readdirplus=always,threads=3";
+    let options = parse(text);
+    assert_eq!(options.tuning.timeout.duration(), Some(Default::default()));
+    assert_eq!(options.tuning.threads.map(Threads::get), Some(3));
+    assert_eq!(options.to_kernel_data(|path| path), "lowerdir=/a");
+    assert_eq!(options.unsupported_by_fuse(), None);
+    assert_eq!(
+        parse("lowerdir=/a,timeout=3,timeout=never"),
+        parse("lowerdir=/a")
+    );
+}
+
+#[test]
 fn fuse_names_what_it_lacks() {
     let lacking = |text: &str| parse(&format!("lowerdir=/a,{text}")).unsupported_by_fuse();
     assert_eq!(
@@ -177,6 +225,23 @@ fn flags() -> impl Strategy<Value = MountFlags> {
 }
 
 prop_compose! {
+    fn tuning()(
+        timeout in proptest::option::of(any::<u32>()),
+        switches in proptest::array::uniform8(proptest::option::of(one_of::<Switch>())),
+        readdirplus in proptest::option::of(one_of::<Readdirplus>()),
+        threads in proptest::option::of(1..=Threads::MOST),
+    ) -> Tuning {
+        let [writeback, no_open, no_opendir, no_flush, cache_dirs, cache_symlinks, killpriv,
+            passthrough] = switches;
+        Tuning {
+            timeout: timeout.map_or(Timeout::Never, Timeout::Seconds),
+            writeback, no_open, no_opendir, no_flush, cache_dirs, cache_symlinks, readdirplus,
+            killpriv, passthrough, threads: threads.and_then(Threads::new),
+        }
+    }
+}
+
+prop_compose! {
     fn options()(
         lower in proptest::collection::vec(path(), 1..5),
         data_only in proptest::collection::vec(path(), 0..3),
@@ -190,6 +255,7 @@ prop_compose! {
         credentials in proptest::option::of(one_of::<Credentials>()),
         marks in proptest::array::uniform3(any::<bool>()),
         flags in flags(),
+        tuning in tuning(),
     ) -> Options {
         let (upper, work) = writable.unzip();
         let [metacopy, index, nfs_export] = switches;
@@ -197,6 +263,7 @@ prop_compose! {
         Options {
             lower, data_only, upper, work, userxattr, fsync, redirect_dir, metacopy, index,
             nfs_export, xino, uuid, verity, credentials, default_permissions, allow_other, flags,
+            tuning,
         }
     }
 }

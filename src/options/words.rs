@@ -1,6 +1,6 @@
 //! The words of the option string: one table for each option, read by the parser and the writer.
 
-use super::{Credentials, Fsync, MountFlags, RedirectDir, Switch, Uuid, Verity, Xino};
+use super::{Credentials, Fsync, MountFlags, Readdirplus, RedirectDir, Switch, Uuid, Verity, Xino};
 
 /// A value that is written as one of a few words.
 pub(super) trait Word: Copy + PartialEq + 'static {
@@ -66,6 +66,14 @@ impl Word for Verity {
         ("on", Self::On),
         ("off", Self::Off),
         ("require", Self::Require),
+    ];
+}
+
+impl Word for Readdirplus {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("always", Self::Always),
+        ("off", Self::Off),
     ];
 }
 

@@ -23,6 +23,9 @@ impl Options {
         if self.allow_other {
             item(&mut out, b"allow_other");
         }
+        for written in self.tuning.written() {
+            item(&mut out, written.as_bytes());
+        }
         OsString::from_vec(out)
     }
 

@@ -21,6 +21,7 @@ pub(super) enum Op {
     Rename,
     Open,
     Opendir,
+    Release,
     Read,
     Write,
     Fsync,
@@ -39,7 +40,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 30] = [
+    const ALL: [Op; 31] = [
         Op::Lookup,
         Op::Forget,
         Op::Getattr,
@@ -55,6 +56,7 @@ impl Op {
         Op::Rename,
         Op::Open,
         Op::Opendir,
+        Op::Release,
         Op::Read,
         Op::Write,
         Op::Fsync,

@@ -1,6 +1,8 @@
-//! The ioctls that are served: the inode flags.
+//! The ioctls that are served: the inode flags, and having us forget.
 
-use crate::sys::Errno;
+use fuser::INodeNo;
+
+use crate::sys::{Errno, forget};
 use crate::union::{Fault, FileFlags, NodeId, Outcome, Union};
 
 /// `FS_IOC_GETFLAGS`. Its number says 8 bytes (a `long`); what is copied is an `int`.
@@ -14,6 +16,27 @@ const SET_FLAGS_32: u32 = 0x4004_6602;
 const GET_EXTENDED: u32 = 0x801c_581f;
 /// `FS_IOC_FSSETXATTR`.
 const SET_EXTENDED: u32 = 0x401c_5820;
+
+/// What a mount can be told to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forget {
+    /// What was read from the layers.
+    Layers,
+    /// Every name, also the absent ones.
+    Names,
+}
+
+impl Forget {
+    /// Whether this ioctl asks for it: the root's alone does.
+    pub(super) fn asked(ino: INodeNo, command: u32) -> Option<Self> {
+        match command {
+            _ if ino != INodeNo::ROOT => None,
+            forget::FORGET_LAYERS => Some(Forget::Layers),
+            forget::FORGET_NAMES => Some(Forget::Names),
+            _ => None,
+        }
+    }
+}
 
 /// An answer: at most a `struct fsxattr`.
 pub(super) type Answer = Vec<u8>;

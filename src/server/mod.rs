@@ -1,33 +1,38 @@
 //! The FUSE server: a shell over the merged tree that decodes a request, calls the tree and
 //! encodes the answer. What an operation means is decided in [`crate::union`]; what the kernel
-//! may remember is decided in [`CachePolicy`].
+//! may remember is decided in `policy.rs`.
 //!
-//! No request names an open file: OPEN, OPENDIR and FLUSH are answered with `ENOSYS`, after which
-//! the kernel asks no more. Every read and write then names an inode, so a descriptor that was
+//! No request names an open file: unless the options say otherwise, OPEN, OPENDIR and FLUSH are
+//! answered with `ENOSYS`, after which the kernel asks no more. Every read and write then names an inode, so a descriptor that was
 //! opened before a copy-up follows it by construction.
 
 mod answer;
 mod convert;
 mod counters;
 mod ioctl;
+mod kernel;
 mod ops;
+mod passthrough;
 mod policy;
 mod reply;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use log::Level;
 
+use crate::options::Tuning;
 use crate::sys::Errno;
 use crate::union::{Fault, NodeId, Outcome, Union};
 use counters::{Counters, Op};
-use policy::Opens;
+use kernel::Kernel;
+use passthrough::Passthrough;
+use policy::{CachePolicy, Opens};
 use reply::Refuse;
 
-pub use policy::CachePolicy;
 pub(crate) use policy::MAX_REQUEST;
 
 /// The extended attribute of the root that says who serves it. No listing shows it, and as it is
@@ -38,23 +43,36 @@ pub(crate) const IDENTITY: &str = "overfall.server";
 #[derive(Debug)]
 pub struct Server {
     tree: Arc<Union>,
+    tuning: Tuning,
     caching: CachePolicy,
     identity: Vec<u8>,
     opens: Opens,
     counters: Counters,
+    /// Present where the kernel can be told to forget.
+    kernel: Option<Arc<Kernel>>,
+    passthrough: Passthrough,
 }
 
 impl Server {
     /// Serves `tree`. The caller keeps its own reference, to close the tree when the session is
     /// over. `identity` is what whoever looks for the server is told.
-    pub fn new(tree: Arc<Union>, caching: CachePolicy, identity: Vec<u8>) -> Self {
+    pub fn new(tree: Arc<Union>, tuning: Tuning, identity: Vec<u8>) -> Self {
         Self {
             tree,
-            caching,
+            tuning,
+            caching: tuning.timeout.into(),
             identity,
             opens: Opens::default(),
             counters: Counters::default(),
+            kernel: None,
+            passthrough: Passthrough::default(),
         }
+    }
+
+    /// Gives it a second way to the kernel, for telling it what it didn't ask for. `connection` is
+    /// a copy of the session's descriptor.
+    pub fn tell_by(&mut self, connection: OwnedFd) {
+        self.kernel = Some(Arc::new(Kernel::new(connection)));
     }
 
     /// Carries out one request: `call` asks the tree, `answer` tells the kernel.

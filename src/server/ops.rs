@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -16,6 +18,7 @@ use fuser::{
 
 use super::answer::{as_far_as, flow, sized, statfs};
 use super::counters::Op;
+use super::policy::Close;
 use super::reply::NoReply;
 use super::{Server, convert, ioctl, policy};
 use crate::sys::Errno;
@@ -67,6 +70,49 @@ impl Server {
         );
     }
 
+    /// Opens a file for reading and writing past us, where it is what it stays.
+    fn open_through(&self, ino: INodeNo, reply: ReplyOpen) {
+        let real = || self.tree.settled_file(node(ino));
+        let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+        match self.passthrough.open(node(ino), real, register) {
+            Some(backing) => reply.opened_passthrough(NO_HANDLE, FopenFlags::empty(), &backing),
+            // What is in the page cache of a file that was passed through before is old.
+            None if self.tree.is_settled(node(ino)) => {
+                reply.opened(NO_HANDLE, FopenFlags::empty());
+            }
+            None => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    /// Has the kernel forget what it knows, in a thread of its own: that waits for requests that
+    /// others are making.
+    fn forget_layers(&self, request: &Request, what: ioctl::Forget, reply: ReplyIoctl) {
+        self.counters.count(Op::Ioctl);
+        let own = rustix::process::geteuid().as_raw();
+        if request.uid() != 0 && request.uid() != own {
+            return reply.error(fuser::Errno::EPERM);
+        }
+        let Some(kernel) = self.kernel.clone() else {
+            return reply.error(fuser::Errno::ENOTTY);
+        };
+        let tree = Arc::clone(&self.tree);
+        let thread = std::thread::Builder::new().name("forget".into());
+        let started = thread.spawn(move || match what {
+            ioctl::Forget::Layers => {
+                kernel.forget(&tree);
+                reply.ioctl(0, &[]);
+            }
+            ioctl::Forget::Names => match kernel.forget_names() {
+                Ok(()) => reply.ioctl(0, &[]),
+                Err(errno) => reply.error(convert::errno(errno)),
+            },
+        });
+        // The reply went with the thread that isn't there: fuser has answered it with an error.
+        if let Err(error) = started {
+            log::warn!("forgetting the layers: {error}");
+        }
+    }
+
     /// As [`Server::serve`] for the requests that are answered with success alone.
     fn act(
         &self,
@@ -81,7 +127,10 @@ impl Server {
 
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.opens = policy::negotiate(config);
+        self.opens = policy::negotiate(config, &self.tuning);
+        if let Some(kernel) = self.kernel.as_mut().and_then(Arc::get_mut) {
+            kernel.expires = policy::expires(config);
+        }
         Ok(())
     }
 
@@ -227,6 +276,16 @@ impl Filesystem for Server {
                 let (attr, generation) = convert::entry(&entry);
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
                 let ttl = self.shorter_ttl(&entry);
+                let backing = self.opens.pass_through().then(|| {
+                    let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+                    self.passthrough
+                        .open(entry.id, || self.tree.settled_file(entry.id), register)
+                });
+                if let Some(backing) = backing.flatten() {
+                    let none = FopenFlags::empty();
+                    return reply
+                        .created_passthrough(&ttl, &attr, generation, NO_HANDLE, none, &backing);
+                }
                 reply.created(&ttl, &attr, generation, NO_HANDLE, keep);
             },
         );
@@ -285,10 +344,30 @@ impl Filesystem for Server {
     fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::Open);
         log::trace!("OPEN of node {ino}");
+        if self.opens.pass_through() {
+            return self.open_through(ino, reply);
+        }
         match self.opens.file() {
             Some(flags) => reply.opened(NO_HANDLE, flags),
             None => reply.error(fuser::Errno::ENOSYS),
         }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.count(Op::Release);
+        if self.opens.pass_through() {
+            self.passthrough.release(node(ino));
+        }
+        reply.ok();
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -308,8 +387,11 @@ impl Filesystem for Server {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Nothing is held back, so there is nothing to flush: never ask again.
-        reply.error(fuser::Errno::ENOSYS);
+        // Nothing is held back, so there is nothing to flush.
+        match self.opens.close() {
+            Close::Never => reply.error(fuser::Errno::ENOSYS),
+            Close::Each => reply.ok(),
+        }
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -605,7 +687,7 @@ impl Filesystem for Server {
 
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         _flags: IoctlFlags,
@@ -614,6 +696,10 @@ impl Filesystem for Server {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        if let Some(what) = ioctl::Forget::asked(ino, command) {
+            self.forget_layers(request, what, reply);
+            return;
+        }
         self.serve(
             Op::Ioctl,
             node(ino),

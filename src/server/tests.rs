@@ -86,7 +86,7 @@ fn mount(scratch: &Path) -> Option<fuser::BackgroundSession> {
         ..Setup::default()
     };
     let tree = Arc::new(Union::open(&setup).unwrap());
-    let server = Server::new(tree, CachePolicy::default(), Vec::new());
+    let server = Server::new(tree, Tuning::default(), Vec::new());
     match fuser::spawn_mount(Panicking(server), &target, &Config::default()) {
         Ok(session) => Some(session),
         Err(error) => {

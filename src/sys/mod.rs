@@ -5,6 +5,7 @@
 pub mod chmod;
 pub mod cwd;
 pub mod fileflags;
+pub mod forget;
 pub mod handle;
 pub mod lock;
 pub mod memory;

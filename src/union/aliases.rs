@@ -57,6 +57,11 @@ impl Aliases {
         name
     }
 
+    /// The node's further names.
+    pub(super) fn of(&self, node: NodeId) -> Vec<Name> {
+        self.names.lock().get(&node).cloned().unwrap_or_default()
+    }
+
     /// Forgets the node.
     pub(super) fn forget(&self, node: NodeId) {
         self.names.lock().remove(&node);

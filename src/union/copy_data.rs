@@ -12,6 +12,15 @@ const CHUNK: usize = 64 << 20;
 /// Buffer for the copy by hand.
 const BUFFER: usize = 1 << 20;
 
+/// How data has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrived {
+    /// The copy has the original's blocks, which are on the disk.
+    Shared,
+    /// It was written, or there is none.
+    Written,
+}
+
 /// Copies the first `length` bytes of `from` to `to`, which is empty. Leaves `to` with exactly
 /// that size.
 pub(super) fn copy(
@@ -19,12 +28,12 @@ pub(super) fn copy(
     to: BorrowedFd<'_>,
     length: u64,
     whole: bool,
-) -> Result<(), Errno> {
+) -> Result<Arrived, Errno> {
     if length == 0 {
-        return Ok(());
+        return Ok(Arrived::Written);
     }
     if whole && rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
+        return Ok(Arrived::Shared);
     }
     let mut method = Method::Kernel;
     let mut at = 0;
@@ -35,7 +44,8 @@ pub(super) fn copy(
         copy_range(from, to, start, end, &mut method)?;
         at = end;
     }
-    rustix::fs::ftruncate(to, length)
+    rustix::fs::ftruncate(to, length)?;
+    Ok(Arrived::Written)
 }
 
 /// The next range with data from `at` on, `None` when only a hole is left.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags};
 
 use super::copy_attributes::Owner;
-use super::copy_data;
+use super::copy_data::{self, Arrived};
 use super::descriptors::{Access, OpenFile};
 use super::layer::{LayerIndex, RealDir};
 use super::metacopy::DataPlace;
@@ -127,8 +127,17 @@ impl Union {
         }
         while let Some(next) = missing.pop() {
             self.copy_up_one(work, &next, data)?;
-            if next.dir.is_some() {
-                self.watcher.tell(next.id);
+            // It has got an entry; that shows in the time of its last change, and nowhere else.
+            let above = {
+                let state = next.state.read();
+                let link = state.link.as_ref().filter(|_| state.named);
+                link.map(|link| link.parent.id)
+            };
+            for changed in above
+                .into_iter()
+                .chain(next.dir.is_some().then_some(next.id))
+            {
+                self.watcher.tell(changed);
             }
         }
         // Somebody else may have copied it up meanwhile, without its data.
@@ -212,6 +221,7 @@ impl Union {
         let fault = |op| move |errno| work.fault(op, errno);
         let kind = FileKind::of_mode(stat.st_mode);
         let mut substitute = false;
+        let mut arrived = Arrived::Written;
         let fd = match kind {
             FileKind::Regular => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
@@ -221,7 +231,7 @@ impl Union {
                 let size = stat.st_size as u64;
                 match content {
                     Content::From(from, data) => {
-                        self.copy_file_data(from, to.as_fd(), size, *data)?;
+                        arrived = self.copy_file_data(from, to.as_fd(), size, *data)?;
                     }
                     Content::Elsewhere(_) => rustix::fs::ftruncate(&to, size)
                         .map_err(fault("copy-up: giving the size"))?,
@@ -298,8 +308,11 @@ impl Union {
             .map_err(fault("copy-up: setting the times"))?;
         let synced = match work.durability {
             Durability::Volatile => false,
-            // Where no data came along none can be lost; the kernel's overlay doesn't wait then.
-            Durability::Synced => kind == FileKind::Regular && content.length(stat) > 0,
+            // Where no data was written none can be lost; the kernel's overlay doesn't wait then.
+            Durability::Synced => {
+                let written = arrived == Arrived::Written;
+                kind == FileKind::Regular && written && content.length(stat) > 0
+            }
             Durability::Strict => matches!(kind, FileKind::Regular | FileKind::Directory),
         };
         if synced {
@@ -315,10 +328,10 @@ impl Union {
         to: BorrowedFd<'_>,
         size: u64,
         data: Data,
-    ) -> Outcome<()> {
+    ) -> Outcome<Arrived> {
         let wanted = data.length(size);
         if wanted == 0 {
-            return Ok(());
+            return Ok(Arrived::Written);
         }
         let from = open_for_reading(spot).map_err(|errno| spot.fault("copy-up: opening", errno))?;
         let fault = |errno| spot.fault("copy-up: copying the data", errno);
@@ -437,7 +450,11 @@ impl Union {
             return Ok(());
         }
         match Spot::itself(upper).set_xattr(attr, IMPURE, XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Ok(()) => {
+                upper.was_marked_impure();
+                Ok(())
+            }
+            Err(Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(upper.fault("marking a directory impure", dot, errno)),
         }
     }

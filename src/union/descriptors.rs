@@ -91,6 +91,17 @@ impl Descriptors {
         drop(evicted);
     }
 
+    /// Closes all that nobody is using.
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let capacity = shard.cap();
+            let all = std::mem::replace(&mut *shard, LruCache::new(capacity));
+            drop(shard);
+            drop(all);
+        }
+    }
+
     pub(crate) fn remove(&self, slot: Slot) {
         let removed = self.shard(slot).lock().pop(&slot);
         drop(removed);

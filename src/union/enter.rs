@@ -97,7 +97,11 @@ impl Union {
             real: &real,
             data: data.as_ref(),
         };
-        let node = self.node_for(&place, key, ino, attr.kind, || None);
+        let fits = |node: &Node| self.is_same_file(node, &real);
+        let node = self.node_for(&place, key, ino, attr.kind, fits, || None);
+        if self.layers_change.load(Ordering::Relaxed) {
+            self.settle(&node, parent, name, &real);
+        }
         if source == Source::Upper {
             self.adopt(&node, parent, name, id);
         }
@@ -182,7 +186,8 @@ impl Union {
             real: &Real::Dir,
             data: None,
         };
-        let node = self.node_for(&place, key, ino, FileKind::Directory, make);
+        let fits = |node: &Node| self.has_layers(node, upper.as_ref(), lowers);
+        let node = self.node_for(&place, key, ino, FileKind::Directory, fits, make);
         let mut attr = self.owners.show(node.state.read().ino, stat, record);
         if node.dir.as_ref().is_some_and(|dir| dir.is_merged()) {
             attr.nlink = 1;
@@ -197,6 +202,7 @@ impl Union {
         key: Key,
         ino: Ino,
         kind: FileKind,
+        fits: impl Fn(&Node) -> bool,
         dir: impl Fn() -> Option<Arc<DirPart>>,
     ) -> Arc<Node> {
         let mut key = self.own_key(place, key, ino);
@@ -231,7 +237,8 @@ impl Union {
                     )
                 },
             );
-            if node.kind == kind {
+            let changed = self.layers_change.load(Ordering::Relaxed) && !fits(&node);
+            if node.kind == kind && !changed {
                 if !self.is_elsewhere(place, &key, &node) {
                     return node;
                 }
@@ -241,7 +248,7 @@ impl Union {
                 continue;
             }
             // A layer was changed from outside: another object has the number now.
-            self.table.rekey(&node, Key::Gone);
+            self.give_up(&node);
             self.release(node.id, 1);
         }
     }
@@ -261,7 +268,7 @@ impl Union {
 
     /// Whether the node of a lower object was found in another place: a redirect leads there. A
     /// copy-up in one of the two must not be one in the other.
-    fn is_elsewhere(&self, place: &Place<'_>, key: &Key, node: &Node) -> bool {
+    fn is_elsewhere(&self, place: &Place<'_>, key: &Key, node: &Arc<Node>) -> bool {
         self.follow.redirects
             && matches!(key, Key::Real(LayerIndex::Lower(_), _))
             && node
@@ -272,6 +279,7 @@ impl Union {
                 .is_some_and(|link| !link.is(place.parent, place.name))
             // With an index, the names of a hard-linked file are to find one node.
             && (self.index.is_none() || node.dir.is_some())
+            && (!self.layers_change.load(Ordering::Relaxed) || self.is_where_it_was(node))
     }
 
     /// Notes a name that a node was found under. A node whose own name has gone (another link was

@@ -5,7 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
@@ -66,6 +67,11 @@ impl Ground {
     }
 }
 
+/// What is known about a directory's `impure` mark.
+const UNKNOWN: u8 = 0;
+const IS_PURE: u8 = 1;
+const IS_IMPURE: u8 = 2;
+
 /// One directory of one layer. Its descriptor may be dropped and is then opened again from the
 /// parent, so it costs nothing to keep many.
 #[derive(Debug)]
@@ -75,7 +81,7 @@ pub(crate) struct RealDir {
     pub(crate) id: RealId,
     slot: Slot,
     /// Whether it is marked impure; asked once.
-    impure: OnceLock<bool>,
+    impure: AtomicU8,
     position: OrderedRwLock<Position>,
 }
 
@@ -123,7 +129,7 @@ impl RealDir {
             layer,
             id,
             slot,
-            impure: OnceLock::new(),
+            impure: AtomicU8::new(UNKNOWN),
             position,
         })
     }
@@ -247,15 +253,22 @@ impl RealDir {
 
     /// Whether the directory may hold copied-up entries, as its `impure` mark says.
     pub(crate) fn is_impure(&self, attr: &OsStr) -> Result<bool, Fault> {
-        if let Some(known) = self.impure.get() {
-            return Ok(*known);
+        match self.impure.load(Ordering::Acquire) {
+            UNKNOWN => {}
+            known => return Ok(known == IS_IMPURE),
         }
         let marked = self.xattr(OsStr::new("."), attr)?.as_deref() == Some(IMPURE);
-        // Only the mark that is there is sure to stay.
-        if marked || self.layer != LayerIndex::Upper {
-            return Ok(*self.impure.get_or_init(|| marked));
-        }
-        Ok(false)
+        let answer = if marked { IS_IMPURE } else { IS_PURE };
+        // Whoever has marked it meanwhile knows better.
+        let _ = self
+            .impure
+            .compare_exchange(UNKNOWN, answer, Ordering::AcqRel, Ordering::Acquire);
+        Ok(marked)
+    }
+
+    /// Says that it has just been marked impure. Nobody else marks it.
+    pub(crate) fn was_marked_impure(&self) {
+        self.impure.store(IS_IMPURE, Ordering::Release);
     }
 
     /// Keeps a descriptor that was opened while looking the directory up.

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -32,9 +33,19 @@ const BATCH: usize = 128;
 const CACHED_NAMES: usize = 1 << 18;
 
 /// The names of one directory, by position.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Listing {
     names: BTreeMap<u64, Listed>,
+    built: Instant,
+}
+
+impl Default for Listing {
+    fn default() -> Self {
+        Self {
+            names: BTreeMap::new(),
+            built: Instant::now(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +97,8 @@ impl Listing {
 #[derive(Debug)]
 pub(super) struct Listings {
     cache: OrderedMutex<Cache>,
+    /// How old one may get, where somebody else changes the layers.
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -95,18 +108,37 @@ struct Cache {
 }
 
 impl Listings {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(timeout: Option<Duration>) -> Self {
         let cache = Cache {
             lists: LruCache::unbounded(),
             names: 0,
         };
         Self {
             cache: OrderedMutex::new(Rank::Listing, cache),
+            timeout,
         }
     }
 
     fn get(&self, id: NodeId) -> Option<Arc<OrderedMutex<Listing>>> {
         self.cache.lock().lists.get(&id).cloned()
+    }
+
+    /// As [`Listings::get`] for whoever begins to read the directory: none that is too old.
+    fn get_fresh(&self, id: NodeId) -> Option<Arc<OrderedMutex<Listing>>> {
+        let listing = self.get(id)?;
+        let old = self
+            .timeout
+            .is_some_and(|timeout| listing.lock().built.elapsed() >= timeout);
+        (!old).then_some(listing)
+    }
+
+    /// Drops all of them.
+    pub(super) fn clear(&self) {
+        let mut cache = self.cache.lock();
+        cache.names = 0;
+        let dropped = std::mem::replace(&mut cache.lists, LruCache::unbounded());
+        drop(cache);
+        drop(dropped);
     }
 
     fn put(&self, id: NodeId, listing: Listing) -> Arc<OrderedMutex<Listing>> {
@@ -189,6 +221,7 @@ impl Union {
         take: &mut dyn FnMut(bool, DirEntry<'_>) -> Outcome<Flow>,
     ) -> Outcome<()> {
         let DirNode { node, dir } = &self.dir_node(id)?;
+        let begins = offset == 0;
         let mut offset = offset;
         if offset < DOT_DOT {
             let own = node.state.read().ino;
@@ -218,7 +251,7 @@ impl Union {
         if !node.state.read().named {
             return Ok(());
         }
-        let listing = self.listing(node, dir)?;
+        let listing = self.listing(node, dir, begins)?;
         loop {
             let batch = listing.lock().after(offset);
             if batch.is_empty() {
@@ -239,8 +272,17 @@ impl Union {
         }
     }
 
-    fn listing(&self, node: &Node, dir: &DirPart) -> Outcome<Arc<OrderedMutex<Listing>>> {
-        if let Some(listing) = self.listings.get(node.id) {
+    fn listing(
+        &self,
+        node: &Node,
+        dir: &DirPart,
+        begins: bool,
+    ) -> Outcome<Arc<OrderedMutex<Listing>>> {
+        let known = match begins {
+            true => self.listings.get_fresh(node.id),
+            false => self.listings.get(node.id),
+        };
+        if let Some(listing) = known {
             return Ok(listing);
         }
         // Whoever changes a name waits, so that the change is in the listing or comes after it.
@@ -254,7 +296,7 @@ impl Union {
     /// A fake root may remove what it may not read: a lower directory that keeps its names from
     /// us counts as empty for it, or `rm -rf` could do nothing about it.
     pub(super) fn is_empty(&self, node: &Node, dir: &DirPart) -> Outcome<bool> {
-        if let Some(listing) = self.listings.get(node.id) {
+        if let Some(listing) = self.listings.get_fresh(node.id) {
             return Ok(listing.lock().names.is_empty());
         }
         match self.build_listing(dir) {
@@ -280,6 +322,7 @@ impl Union {
             .collect();
         // Names that a higher layer has decided on, whiteouts too.
         let mut decided: HashSet<OsString> = HashSet::new();
+        let mut lower_names = self.notes_lower_names(dir);
         for (index, real) in layers.iter().enumerate() {
             let is_last = index + 1 == layers.len();
             let names = match read_real(real) {
@@ -291,11 +334,16 @@ impl Union {
                         && dir.upper.get().is_some()
                         && self.owners.records() =>
                 {
+                    lower_names = None;
                     continue;
                 }
                 Err(fault) => return Err(fault),
             };
+            let slot = index.checked_sub(usize::from(dir.upper.get().is_some()));
             for (name, file_type, ino) in names {
+                if let (Some(lower_names), Some(slot)) = (&mut lower_names, slot) {
+                    lower_names.add(&name, slot as u16);
+                }
                 if !decided.is_empty() && decided.contains(&name) {
                     continue;
                 }
@@ -317,6 +365,9 @@ impl Union {
                 let name = name.into_boxed_os_str();
                 listing.names.insert(at, Listed { name, kind, ino });
             }
+        }
+        if let Some(lower_names) = lower_names {
+            self.keep_lower_names(dir, lower_names);
         }
         Ok(listing)
     }
@@ -416,7 +467,7 @@ impl Union {
 }
 
 /// All names of one real directory.
-fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)>> {
+pub(super) fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)>> {
     let fault = |errno| real.fault("reading a directory", OsStr::new("."), errno);
     let dir = real.open()?;
     if dir.access() == Access::Path {

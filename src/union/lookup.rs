@@ -12,6 +12,7 @@ use rustix::fs::Stat;
 
 use super::descriptors::OpenFile;
 use super::layer::{LayerIndex, RealDir};
+use super::lower_names::Slots;
 use super::metacopy::DataPlace;
 use super::node::DirPart;
 use super::types::{Entry, Fault, FileKind, NodeId};
@@ -136,10 +137,19 @@ impl Union {
         }
         let mut lowers = Vec::new();
         let mut from = 0;
-        while let Some((slot, stat)) = self.first_lower(dir, name, from)? {
+        let mut in_vain = 0;
+        let slots = self.known_slots(dir, name);
+        loop {
+            let next = self.next_lower(dir, name, from, slots.as_ref())?;
+            let reached = next.map_or(dir.lowers.len(), |(slot, _)| usize::from(slot));
+            in_vain += reached - from;
+            let Some((slot, stat)) = next else { break };
             if !is_dir(&stat) {
                 if upper.is_none() && lowers.is_empty() {
                     self.refuse_metacopy(&dir.lowers[usize::from(slot)], name, &stat)?;
+                    if slots.is_none() {
+                        self.asked_in_vain(dir, in_vain);
+                    }
                     return Ok(Some(Found::Leaf {
                         source: Source::Lower(slot),
                         stat,
@@ -164,21 +174,33 @@ impl Union {
                 }
             }
         }
+        if slots.is_none() {
+            self.asked_in_vain(dir, in_vain);
+        }
         if upper.is_none() && lowers.is_empty() {
             return Ok(None);
         }
         Ok(Some(Found::Dir { upper, lowers }))
     }
 
-    /// The topmost lower object with this name, from the lower directory `from` downwards; none
-    /// where a whiteout comes first.
-    pub(super) fn first_lower(
+    /// The topmost lower object with this name; none where a whiteout comes first. Asks the layers.
+    pub(super) fn first_lower(&self, dir: &DirPart, name: &OsStr) -> Outcome<Option<(u16, Stat)>> {
+        self.next_lower(dir, name, 0, None)
+    }
+
+    /// As [`Union::first_lower`], from the lower directory `from` downwards. `slots` are those that
+    /// may have the name, where that is known.
+    fn next_lower(
         &self,
         dir: &DirPart,
         name: &OsStr,
         from: usize,
+        slots: Option<&Slots>,
     ) -> Outcome<Option<(u16, Stat)>> {
         for (slot, real) in dir.lowers.iter().enumerate().skip(from) {
+            if slots.is_some_and(|slots| !slots.contains(&(slot as u16))) {
+                continue;
+            }
             let stat = match real.stat(name) {
                 Ok(Some(stat)) => stat,
                 Ok(None) => continue,
@@ -197,7 +219,7 @@ impl Union {
     /// Whether a lower layer shows this name, so that removing it needs a whiteout. Asked of the
     /// layers each time: a remembered answer is how deleted files come back.
     pub(super) fn lower_has(&self, dir: &DirPart, name: &OsStr) -> Outcome<bool> {
-        Ok(self.first_lower(dir, name, 0)?.is_some())
+        Ok(self.first_lower(dir, name)?.is_some())
     }
 
     /// Whether this says that the name isn't there: a 0:0 device, or an empty regular file with

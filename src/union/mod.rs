@@ -12,12 +12,14 @@ mod copy_data;
 mod copy_up;
 mod descriptors;
 mod enter;
+mod forget;
 mod index;
 mod index_open;
 mod layer;
 mod listing;
 mod locks;
 mod lookup;
+mod lower_names;
 mod metacopy;
 mod node;
 mod number;
@@ -56,6 +58,7 @@ use table::Table;
 use watch::Watcher;
 use work::Work;
 
+pub use forget::Known;
 pub use owners::Owners;
 pub use setup::Setup;
 pub use types::*;
@@ -64,7 +67,7 @@ pub use types::*;
 pub type Outcome<T> = std::result::Result<T, Fault>;
 
 /// After how many dropped nodes freed memory goes back to the system.
-const GIVE_BACK_EVERY: usize = 1 << 16;
+const GIVE_BACK_EVERY: usize = 1 << 14;
 
 /// The merged tree.
 #[derive(Debug)]
@@ -86,6 +89,10 @@ pub struct Union {
     follow: Follow,
     /// Present with `index=on`.
     index: Option<Index>,
+    /// Whether somebody else changes the layers: known nodes are compared with what is there.
+    layers_change: AtomicBool,
+    /// Names in all [`lower_names::LowerNames`].
+    lower_names: Arc<AtomicUsize>,
 }
 
 impl Union {
@@ -121,6 +128,7 @@ impl Union {
         let dropped = self.table.release(id, count);
         let before = self.dropped.fetch_add(dropped.len(), Ordering::Relaxed);
         if before / GIVE_BACK_EVERY != (before + dropped.len()) / GIVE_BACK_EVERY {
+            self.table.shrink();
             memory::give_back();
         }
         for node in dropped {

@@ -1,12 +1,13 @@
 //! A node: one object of the merged tree, and where its real object is.
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::descriptors::{OpenFile, Slot};
 use super::layer::{RealDir, RealId};
 use super::locks::{OrderedMutex, OrderedRwLock, Rank};
+use super::lower_names::LowerNames;
 use super::metacopy::DataPlace;
 use super::table::Key;
 use super::types::{FileKind, Ino, NodeId};
@@ -77,6 +78,10 @@ pub(crate) struct DirPart {
     pub(crate) upper: OnceLock<Arc<RealDir>>,
     /// The lower directories that are merged here, topmost first.
     pub(crate) lowers: Box<[Arc<RealDir>]>,
+    /// Which of them have which names, once that is known.
+    pub(crate) lower_names: OrderedRwLock<Option<Arc<LowerNames>>>,
+    /// How many of them were asked for names that they don't have.
+    pub(crate) in_vain: AtomicUsize,
     default_acl: AtomicU8,
 }
 
@@ -94,6 +99,8 @@ impl DirPart {
             names: OrderedRwLock::new(Rank::Names, ()),
             upper: upper.map_or_else(OnceLock::new, OnceLock::from),
             lowers: lowers.into_boxed_slice(),
+            lower_names: OrderedRwLock::new(Rank::Leaf, None),
+            in_vain: AtomicUsize::new(0),
             default_acl: AtomicU8::new(0),
         })
     }

@@ -137,6 +137,8 @@ impl Union {
         if search.redirected && matches!(search.wanted, Wanted::Path(_)) {
             (stack, moved) = (&follow.roots, true);
         }
+        let slots = self.known_slots(dir, name);
+        let mut in_vain = 0;
         let mut hits: Vec<(usize, Hit<'_>)> = Vec::new();
         let mut index = 0;
         while !search.stop && index < stack.len() {
@@ -147,7 +149,14 @@ impl Union {
             } else if search.is_dir || follow.data.is_empty() {
                 search.last = self.is_lowest(base.layer);
             }
+            // What is known is known of this name in these directories.
+            let known = slots.as_ref().filter(|_| !moved && !search.redirected);
+            if known.is_some_and(|slots| !slots.contains(&(index as u16))) {
+                index += 1;
+                continue;
+            }
             let Some(hit) = search.layer(base)? else {
+                in_vain += 1;
                 index += 1;
                 continue;
             };
@@ -164,6 +173,9 @@ impl Union {
             } else {
                 index += 1;
             }
+        }
+        if slots.is_none() {
+            self.asked_in_vain(dir, in_vain);
         }
         let mut data = None;
         if search.metacopy && !hits.is_empty() && !follow.data.is_empty() && search.absolute {

@@ -27,7 +27,7 @@ use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
 use crate::format::{INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
-use crate::options::{Fsync, Options, Switch, Uuid};
+use crate::options::{Fsync, Options, Switch, Timeout, Uuid};
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, tree, xattr};
 use crate::{Error, Result};
@@ -176,7 +176,7 @@ impl Union {
         Ok(Self {
             ground,
             table,
-            listings: Listings::new(),
+            listings: Listings::new(options.tuning.timeout.duration()),
             work,
             namespace,
             owners: OwnerPolicy::new(setup.owners),
@@ -187,6 +187,8 @@ impl Union {
             dropped: AtomicUsize::new(0),
             follow,
             index,
+            lower_names: Arc::default(),
+            layers_change: AtomicBool::new(options.tuning.timeout != Timeout::Never),
         })
     }
 

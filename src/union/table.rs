@@ -205,6 +205,24 @@ impl Table {
         }
     }
 
+    /// Passes every node to `each`, which is called without a lock.
+    pub(crate) fn each(&self, mut each: impl FnMut(&Arc<Node>)) {
+        for shard in &self.nodes {
+            let nodes: Vec<_> = shard.read().values().cloned().collect();
+            nodes.iter().for_each(&mut each);
+        }
+    }
+
+    /// Lets go of room for many more nodes than there are.
+    pub(crate) fn shrink(&self) {
+        for shard in &self.nodes {
+            let mut nodes = shard.write();
+            if nodes.capacity() / 4 > nodes.len() {
+                nodes.shrink_to_fit();
+            }
+        }
+    }
+
     /// How many nodes there are.
     pub(crate) fn len(&self) -> usize {
         self.nodes.iter().map(|shard| shard.read().len()).sum()

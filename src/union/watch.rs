@@ -8,7 +8,8 @@ use super::types::NodeId;
 type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
 
 /// Who wants to know which nodes got other attributes on the way to something else: a directory
-/// that is copied up for the sake of what lies in it is a merged one from then on, with one link;
+/// that is copied up for the sake of what lies in it is a merged one from then on, with one link, and
+/// the one that the copy goes to has been changed;
 /// a file that is copied up for a request that then fails has lost its other links.
 #[derive(Default)]
 pub(super) struct Watcher(OnceLock<Notice>);

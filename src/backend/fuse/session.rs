@@ -13,8 +13,10 @@ use super::identity::Identity;
 use super::report::Report;
 use super::shutdown::Shutdown;
 use crate::error::Context;
-use crate::server::{CachePolicy, Server};
+use crate::options::{Switch, Tuning};
+use crate::server::Server;
 use crate::sys::from_io;
+use crate::sys::privilege::Privilege;
 use crate::union::{Fault, Union};
 use crate::{Error, Result};
 
@@ -41,7 +43,12 @@ pub(super) fn run(
     let tree = Arc::new(Union::open(&job.setup)?);
     let identity = Identity::of_self();
     let mut shutdown = Shutdown::prepare(&tree);
-    let threads = event_loops();
+    let mut tuning = job.setup.options.tuning;
+    if tuning.passthrough == Some(Switch::On) && job.privilege != Privilege::Machine {
+        log::warn!("passthrough=on: only the machine's root may");
+        tuning.passthrough = Some(Switch::Off);
+    }
+    let threads = event_loops(&tuning);
     if own_mounts {
         let_mounts_go();
     }
@@ -52,7 +59,9 @@ pub(super) fn run(
         return close(&tree).map_err(|fault| closing(&fault));
     };
     shutdown.device = device;
-    let server = Server::new(Arc::clone(&tree), CachePolicy::default(), identity.encode());
+    let to_tell = connection.try_clone().map_err(|error| from_io(&error));
+    let mut server = Server::new(Arc::clone(&tree), tuning, identity.encode());
+    server.tell_by(to_tell.context(STEP, at)?);
     let mut config = Config::default();
     config.n_threads = Some(threads);
     // Whom the kernel lets in is let in.
@@ -100,8 +109,11 @@ fn closing(fault: &Fault) -> Error {
 
 /// More than there are processors: a copy-up or an fsync holds its loop until the disk has
 /// answered, and nobody else is to wait for it.
-fn event_loops() -> usize {
+fn event_loops(tuning: &Tuning) -> usize {
     const FEWEST: usize = 8;
     const MOST: usize = 16;
+    if let Some(threads) = tuning.threads {
+        return threads.get();
+    }
     thread::available_parallelism().map_or(FEWEST, |cpus| cpus.get().clamp(FEWEST, MOST))
 }

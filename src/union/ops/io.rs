@@ -3,10 +3,11 @@
 //! There is no open file here. Every request names a node, so whatever was opened before a
 //! copy-up reads the copy after it.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, StatxAttributes, StatxFlags};
 
 use super::super::copy_data::write_all;
 use super::super::copy_up::{Data, open_for_reading};
@@ -16,7 +17,11 @@ use super::super::node::{Node, Real};
 use super::super::spot::Spot;
 use super::super::types::{Caller, Fault, FileKind, KillPriv, NodeId, Seek};
 use super::super::{Outcome, Union};
-use crate::sys::Errno;
+use crate::sys::{Errno, xattr};
+
+/// A read within one page is short at the end of the file alone. A longer one may be cut by a page
+/// that can't be read, and the next one says so.
+const PAGE: u64 = 4096;
 
 impl Union {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
@@ -29,12 +34,35 @@ impl Union {
             let got = rustix::io::retry_on_intr(|| {
                 rustix::io::pread(file.as_fd(), &mut buffer[done..], at)
             });
-            match got.map_err(|errno| self.io_fault(&node, "reading", errno))? {
-                0 => break,
-                got => done += got,
+            let got = got.map_err(|errno| self.io_fault(&node, "reading", errno))?;
+            let wanted = buffer.len() - done;
+            done += got;
+            let one_page = wanted as u64 + at % PAGE <= PAGE;
+            if got == 0 || (got < wanted && one_page) {
+                break;
             }
         }
         Ok(done)
+    }
+
+    /// Whether a file's data is in the place where it stays: no copy-up can come any more.
+    pub fn is_settled(&self, id: NodeId) -> bool {
+        let settled = |node: Arc<Node>| {
+            let whole = self.data_place(&node).is_none();
+            self.work.is_none() || (node.is_upper() && whole)
+        };
+        self.node(id).is_ok_and(settled)
+    }
+
+    /// The real file of one that is settled, if writing to it takes nothing but a write.
+    pub(crate) fn settled_file(&self, id: NodeId) -> Option<Arc<OpenFile>> {
+        let node = self.node(id).ok()?;
+        let regular = node.kind == FileKind::Regular;
+        if !regular || !self.is_settled(id) {
+            return None;
+        }
+        let file = self.file_for_reading(&node).ok()?;
+        is_plain(&file).then_some(file)
     }
 
     /// Writes; copies up first.
@@ -283,6 +311,20 @@ impl Union {
             Err(_) => Fault::merged(op, errno),
         }
     }
+}
+
+/// Whether writing to a file changes its data and nothing else, for everybody who could open it:
+/// nothing that a write takes off it, nothing that forbids one.
+fn is_plain(file: &OpenFile) -> bool {
+    let flags = AtFlags::EMPTY_PATH;
+    let Ok(stat) = rustix::fs::statx(file.as_fd(), "", flags, StatxFlags::MODE) else {
+        return false;
+    };
+    let guarded = StatxAttributes::APPEND | StatxAttributes::IMMUTABLE;
+    let privileged = libc::S_ISUID | libc::S_ISGID;
+    !stat.stx_attributes.intersects(guarded)
+        && u32::from(stat.stx_mode) & privileged == 0
+        && xattr::fget(file.as_fd(), OsStr::new("security.capability")).is_err()
 }
 
 pub(in crate::union) fn open_for_writing(spot: &Spot) -> (Result<OwnedFd, Errno>, Access) {
