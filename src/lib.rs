@@ -31,9 +31,13 @@ pub mod options;
 mod overlay;
 pub mod probe;
 pub mod server;
+pub mod snapshot;
+pub mod steps;
 pub mod sys;
 pub mod union;
 
 pub use backend::{Backend, Mounted};
 pub use error::{Error, Result};
 pub use overlay::Overlay;
+pub use snapshot::Snapshot;
+pub use steps::StepCache;
