@@ -26,6 +26,7 @@ pub mod changes;
 pub mod cli;
 pub mod container;
 mod error;
+mod flatten;
 pub mod format;
 pub mod options;
 mod overlay;

@@ -19,10 +19,24 @@
 //! of its own, where it is invisible and from where nothing can be left behind, and then moved to
 //! its place in one step.
 
+mod make;
+mod owners;
+mod stage;
+
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::Result;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::backend::Mounted;
+use crate::error::Context;
+use crate::flatten::Owner;
+use crate::sys::from_io;
+use crate::sys::privilege::Privilege;
+use crate::{Error, Result};
+use make::{Product, Wish};
+use stage::Stage;
 
 /// How much may be written unless told: 100 MiB.
 pub const DEFAULT_SIZE: u64 = 100 << 20;
@@ -147,7 +161,56 @@ impl Snapshot {
     ///
     /// Only the calling process's mount namespace changes, and only when everything is ready.
     pub fn mount(self) -> Result<MountedSnapshot> {
-        todo!()
+        if self.size == 0 {
+            return Err(Error::usage(STEP)
+                .at(&self.target)
+                .because("a size of 0 has no room for anything"));
+        }
+        let target = directory(&self.target, "the target")?;
+        let source = match &self.source {
+            Some(source) => directory(source, "the source")?,
+            None => target.clone(),
+        };
+        if target.parent().is_none() {
+            return Err(Error::usage(STEP)
+                .at(&target)
+                .because("the root can't be replaced while this process is in it"));
+        }
+        if Privilege::current() == Privilege::None {
+            return Err(Error::usage(STEP)
+                .at(&target)
+                .because("only root may mount")
+                .remedy("make it as root, or in a user namespace"));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let wish = Wish {
+            size: self.size,
+            owner: Owner {
+                uid: self.uid,
+                gid: self.gid,
+            },
+            means: self.means,
+            progress: self.progress,
+            target: target.clone(),
+            like: openat(CWD, &target, flags, Mode::empty()).context(STEP, &target)?,
+        };
+        let (product, tree) = Stage::put_together(&source, &target, |stage| wish.make(stage))?;
+        let Product {
+            made,
+            mounted,
+            why_not,
+        } = product;
+        let mounted = mounted.moved_to(target.clone());
+        if let Err(errno) = stage::place(&tree, &target) {
+            // With its last descriptor the tree goes.
+            mounted.forget();
+            return Err(Error::system(STEP).at(&target).errno(errno));
+        }
+        Ok(MountedSnapshot {
+            made,
+            mounted,
+            why_not,
+        })
     }
 }
 
@@ -155,9 +218,27 @@ impl Snapshot {
 /// [`MountedSnapshot::forget`] leaves it to its mount namespace.
 #[derive(Debug)]
 pub struct MountedSnapshot {
-    target: PathBuf,
     made: Made,
+    mounted: Mounted,
     why_not: Vec<String>,
+}
+
+const STEP: &str = "making a snapshot";
+
+/// Its name from the root.
+fn directory(path: &Path, what: &str) -> Result<PathBuf> {
+    let found = fs::canonicalize(path).map_err(|error| {
+        Error::usage(STEP)
+            .at(path)
+            .because(format!("{what} can't be reached"))
+            .errno(from_io(&error))
+    })?;
+    if found.is_dir() {
+        return Ok(found);
+    }
+    Err(Error::usage(STEP)
+        .at(path)
+        .because(format!("{what} is not a directory")))
 }
 
 impl MountedSnapshot {
@@ -168,7 +249,7 @@ impl MountedSnapshot {
 
     /// Where it is.
     pub fn target(&self) -> &Path {
-        &self.target
+        self.mounted.target()
     }
 
     /// Why the means that [`Means::Auto`] tried before this one don't work here, one line each.
@@ -179,11 +260,11 @@ impl MountedSnapshot {
     /// Unmounts it and, with FUSE, waits until the server has gone. One that is in use stays, with
     /// an error.
     pub fn unmount(self) -> Result<()> {
-        todo!()
+        self.mounted.unmount()
     }
 
     /// Keeps it beyond this value: it goes with the last mount namespace that has it.
     pub fn forget(self) {
-        todo!()
+        self.mounted.forget();
     }
 }

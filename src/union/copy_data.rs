@@ -14,7 +14,7 @@ const BUFFER: usize = 1 << 20;
 
 /// Copies the first `length` bytes of `from` to `to`, which is empty. Leaves `to` with exactly
 /// that size.
-pub(super) fn copy(
+pub(crate) fn copy(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     length: u64,

@@ -179,7 +179,7 @@ impl Union {
             listings: Listings::new(),
             work,
             namespace,
-            owners: OwnerPolicy::new(setup.owners),
+            owners: OwnerPolicy::new(setup.owners, options.upper.is_some().then_some(device)),
             xattr_whiteouts,
             origins,
             aliases: Aliases::new(),

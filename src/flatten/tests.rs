@@ -1,0 +1,1 @@
+//! Layers of plain directories, and what comes out.

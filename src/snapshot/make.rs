@@ -1,0 +1,259 @@
+//! Making the tree: by an overlay whose changes go to a tmpfs, or by a copy into one.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, openat, utimensat};
+use rustix::mount::{MountFlags as Flags, UnmountFlags, mount, mount_remount, unmount};
+
+use super::owners::{all_belong_to, give_all_to};
+use super::stage::Stage;
+use super::{Made, Means, Progress};
+use crate::backend::{Backend, Carrier, Mounted};
+use crate::error::Context;
+use crate::flatten::{Flatten, Meter, Owner, copy_attributes, times};
+use crate::format::XattrNamespace;
+use crate::options::{Fsync, MountFlags, Switch};
+use crate::sys::privilege::Privilege;
+use crate::sys::{Errno, chmod, from_io};
+use crate::union::Owners;
+use crate::{Error, Overlay, Result};
+
+/// What is wanted of a snapshot.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) size: u64,
+    pub(super) owner: Owner,
+    pub(super) means: Means,
+    pub(super) progress: Progress,
+    /// The target's name, for errors: what lies there is covered on the stage.
+    pub(super) target: PathBuf,
+    /// The target itself: the root of the tree is to look like it.
+    pub(super) like: OwnedFd,
+}
+
+/// What was made on the stage.
+#[derive(Debug)]
+pub(super) struct Product {
+    pub(super) made: Made,
+    pub(super) mounted: Mounted,
+    pub(super) why_not: Vec<String>,
+}
+
+/// A trial of the kernel's overlay and the server's first steps need as much, for a moment.
+const ROOM_TO_START: u64 = 1 << 20;
+
+impl Wish {
+    /// Mounts the wanted tree on the stage's `merged`.
+    pub(super) fn make(&self, stage: &Stage) -> Result<Product> {
+        let mut why_not = Vec::new();
+        let (backend, owners) = match self.means {
+            Means::Copy => return self.copy(stage, why_not),
+            Means::Kernel => (Backend::Native, Owners::Real),
+            Means::Fuse => (Backend::Fuse, self.shown_owners()),
+            // The first file with another owner decides, so this is short where it matters.
+            Means::Auto if self.owner == Owner::default() => (Backend::Auto, Owners::Real),
+            Means::Auto if all_belong_to(&stage.lower(), self.owner) => {
+                (Backend::Auto, Owners::Real)
+            }
+            Means::Auto => {
+                why_not.push(
+                    "the kernel's overlay would have to copy every file to give it another owner"
+                        .to_owned(),
+                );
+                (Backend::Fuse, self.shown_owners())
+            }
+        };
+        match self.overlay(stage, backend, owners) {
+            Ok(mounted) => {
+                why_not.extend(mounted.why_not_native().map(str::to_owned));
+                Ok(Product {
+                    made: match mounted.backend() {
+                        Carrier::Native => Made::Kernel,
+                        Carrier::Fuse => Made::Fuse,
+                    },
+                    mounted,
+                    why_not,
+                })
+            }
+            Err(error) if self.means == Means::Auto => {
+                log::info!("{error}");
+                why_not.push(error.to_string());
+                self.copy(stage, why_not)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn shown_owners(&self) -> Owners {
+        match self.owner {
+            Owner {
+                uid: None,
+                gid: None,
+            } => Owners::Real,
+            Owner { uid, gid } => Owners::Given { uid, gid },
+        }
+    }
+
+    fn overlay(&self, stage: &Stage, backend: Backend, owners: Owners) -> Result<Mounted> {
+        let changes = stage.changes();
+        self.tmpfs(&changes, self.size.max(ROOM_TO_START))?;
+        let mounted = self.overlay_on(stage, &changes, backend, owners);
+        let outcome = mounted.and_then(|mounted| {
+            if self.size < ROOM_TO_START {
+                let flags = Flags::NOSUID | Flags::NODEV;
+                mount_remount(&changes, flags, data(self.size, None).as_c_str())
+                    .context("limiting the size of the changes", &self.target)?;
+            }
+            Ok(mounted)
+        });
+        if outcome.is_err() {
+            // The copy that may follow needs the memory.
+            drop(unmount(&changes, UnmountFlags::DETACH));
+        }
+        outcome
+    }
+
+    fn overlay_on(
+        &self,
+        stage: &Stage,
+        changes: &Path,
+        backend: Backend,
+        owners: Owners,
+    ) -> Result<Mounted> {
+        let (upper, work) = (changes.join("upper"), changes.join("work"));
+        for dir in [&upper, &work] {
+            fs::create_dir(dir)
+                .map_err(|error| from_io(&error))
+                .context("making the layer of the changes", dir)?;
+        }
+        self.dress_root(&upper)?;
+        let lower = stage.lower();
+        let by_kernel = backend == Backend::Native;
+        let gives = by_kernel && self.owner != Owner::default();
+        let mounted = Overlay::writable([lower.as_path()].into_iter(), upper, work, stage.merged())
+            .backend(backend)
+            .owners(owners)
+            .configure(|options| {
+                options.flags = MountFlags::NOSUID | MountFlags::NODEV;
+                options.allow_other = true;
+                // Nothing of it outlives the mount.
+                options.fsync = Fsync::Volatile;
+                if gives && Privilege::current() == Privilege::Machine {
+                    // New owners for all, and no data is copied.
+                    options.metacopy = Some(Switch::On);
+                }
+            })
+            .mount()?;
+        if gives {
+            give_all_to(&stage.merged(), self.owner).map_err(|errno| self.not_given(errno))?;
+            // Its own times have been changed by nothing but this.
+            self.dress_root(&stage.merged())?;
+        }
+        Ok(mounted)
+    }
+
+    fn copy(&self, stage: &Stage, why_not: Vec<String>) -> Result<Product> {
+        let merged = stage.merged();
+        self.tmpfs(&merged, self.size)?;
+        let lower = [stage.lower()];
+        let flatten = Flatten {
+            step: "copying into a snapshot",
+            layers: &lower,
+            namespace: match Privilege::current().needs_userxattr() {
+                true => XattrNamespace::User,
+                false => XattrNamespace::Trusted,
+            },
+            dest: &merged,
+            owner: self.owner,
+        };
+        let mut meter = match self.progress {
+            Progress::OnTerminal => {
+                Meter::on_terminal(format!("copying {}", self.target.display()))
+            }
+            Progress::Silent => Meter::hidden(),
+        };
+        flatten
+            .write(&mut meter)
+            .map_err(|error| self.not_copied(error))?;
+        self.dress_root(&merged)?;
+        Ok(Product {
+            made: Made::Copy,
+            mounted: Mounted::on_tmpfs(merged),
+            why_not,
+        })
+    }
+
+    fn tmpfs(&self, place: &Path, size: u64) -> Result<()> {
+        let flags = Flags::NOSUID | Flags::NODEV;
+        let data = data(size, Some("mode=755"));
+        mount("tmpfs", place, "tmpfs", flags, Some(data.as_c_str()))
+            .context("mounting memory for a snapshot", &self.target)
+    }
+
+    /// Gives a directory what the root of the tree is to have: all that the target has, but
+    /// perhaps another owner.
+    fn dress_root(&self, root: &Path) -> Result<()> {
+        let step = "giving the snapshot's root the attributes of its target";
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let to = openat(CWD, root, flags, Mode::empty()).context(step, &self.target)?;
+        let stat = rustix::fs::fstat(&self.like).context(step, &self.target)?;
+        let uid = Uid::from_raw(self.owner.uid.unwrap_or(stat.st_uid));
+        let gid = Gid::from_raw(self.owner.gid.unwrap_or(stat.st_gid));
+        match chownat(&to, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {
+            // What has no id here can be given by nobody here; what was wanted must be.
+            Err(Errno::INVAL) if self.owner == Owner::default() => {}
+            result => result.map_err(|errno| self.not_given(errno))?,
+        }
+        let namespace = match Privilege::current().needs_userxattr() {
+            true => XattrNamespace::User,
+            false => XattrNamespace::Trusted,
+        };
+        let itself = OsStr::new(".");
+        let (from, onto) = (self.like.as_fd(), to.as_fd());
+        // The calls for attributes need a working directory of their own.
+        let copied = thread::scope(|scope| {
+            let thread = scope.spawn(|| copy_attributes(namespace, from, itself, onto, itself));
+            thread.join().unwrap_or(Err(Errno::IO))
+        });
+        copied.context(step, &self.target)?;
+        chmod::chmod_fd(onto, stat.st_mode & 0o7777).context(step, &self.target)?;
+        utimensat(&to, ".", &times(&stat), AtFlags::empty()).context(step, &self.target)
+    }
+
+    fn not_given(&self, errno: Errno) -> Error {
+        let error = Error::system("giving the snapshot another owner")
+            .at(&self.target)
+            .errno(errno);
+        match errno {
+            Errno::INVAL => error.because("that id isn't mapped in this user namespace"),
+            Errno::NOSPC => self.too_large(error),
+            _ => error,
+        }
+    }
+
+    fn not_copied(&self, error: Error) -> Error {
+        match error.raw_errno() {
+            Some(Errno::NOSPC) => self.too_large(error),
+            _ => error,
+        }
+    }
+
+    fn too_large(&self, error: Error) -> Error {
+        error
+            .because(format!("it doesn't fit into {} bytes", self.size))
+            .remedy("give the snapshot a larger size")
+    }
+}
+
+fn data(size: u64, more: Option<&str>) -> CString {
+    let text = match more {
+        Some(more) => format!("size={size},{more}"),
+        None => format!("size={size}"),
+    };
+    // Digits and letters.
+    CString::new(text).unwrap_or_default()
+}
