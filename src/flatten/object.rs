@@ -168,9 +168,7 @@ impl<'a> Writer<'a> {
         let error = Error::system(self.step).at(path).errno(errno);
         match errno {
             Errno::NOSPC | Errno::DQUOT => error.because("it doesn't fit"),
-            Errno::INVAL if self.owner == Owner::default() => {
-                error.because("perhaps its owner has no id in this user namespace")
-            }
+            Errno::INVAL => error.because("perhaps its owner isn't mapped in this user namespace"),
             _ => error,
         }
     }
