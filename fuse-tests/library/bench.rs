@@ -64,7 +64,8 @@ fn is_real_root() -> bool {
         && fs::read_to_string("/proc/self/uid_map").is_ok_and(whole_range)
 }
 
-const CASE: &str = "OVERFALL_LIBRARY_CASE";
+/// The first argument of a process that is to run a case.
+const CASE: &str = "--case";
 
 /// Where a case works.
 #[derive(Debug)]
@@ -118,8 +119,9 @@ pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 pub(crate) fn main(modules: &'static [(&'static str, &'static [Case])]) -> ExitCode {
-    if let Ok(name) = std::env::var(CASE) {
-        return inner(modules, &name);
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(CASE) {
+        return inner(modules, &words.next().unwrap());
     }
     let arguments = Arguments::from_args();
     let dir = tempfile::Builder::new()
@@ -170,7 +172,7 @@ fn trial(dir: &Path, program: &Path, way: Way, name: &str) -> Result<Completion,
         Way::Plain => is_real_root().then_some(PLAIN_ID),
     };
     chown(&place, owner, owner).unwrap();
-    let mut command = Command::new("setpriv");
+    let mut command = Command::new("/usr/bin/setpriv");
     match (way, owner) {
         (Way::Plain, Some(id)) => {
             let id = id.to_string();
@@ -186,7 +188,9 @@ fn trial(dir: &Path, program: &Path, way: Way, name: &str) -> Result<Completion,
     }
     let child = command
         .arg(program)
-        .env(CASE, name)
+        .args([CASE, name, place.file_name().unwrap().to_str().unwrap()])
+        // vagga's has none, either.
+        .env_clear()
         .current_dir(&place)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -261,6 +265,9 @@ fn in_mapped_namespace(run: impl FnOnce() -> ExitCode) -> ExitCode {
         nix::unistd::setgroups(&[]).unwrap();
         nix::unistd::setgid(0.into()).unwrap();
         nix::unistd::setuid(0.into()).unwrap();
+        // Or what is in /proc/self would be the machine's root's.
+        let dumpable = rustix::process::DumpableBehavior::Dumpable;
+        rustix::process::set_dumpable_behavior(dumpable).unwrap();
         let code = run();
         u8::from(code != ExitCode::SUCCESS)
     })
@@ -306,10 +313,8 @@ fn leftovers(dir: &Path) -> Vec<String> {
     }
     for (pid, line) in about() {
         left.push(format!("process {pid}: {line}"));
-        drop(nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGKILL,
-        ));
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
     left
 }

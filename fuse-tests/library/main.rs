@@ -12,10 +12,11 @@
 mod common;
 
 mod bench;
+mod overlay;
 mod snapshot;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    bench::main(&[("snapshot", snapshot::CASES)])
+    bench::main(&[("overlay", overlay::CASES), ("snapshot", snapshot::CASES)])
 }

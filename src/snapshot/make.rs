@@ -112,7 +112,7 @@ impl Wish {
         });
         if outcome.is_err() {
             // The copy that may follow needs the memory.
-            drop(unmount(&changes, UnmountFlags::DETACH));
+            let _ = unmount(&changes, UnmountFlags::DETACH);
         }
         outcome
     }
