@@ -36,6 +36,7 @@ pub mod snapshot;
 pub mod steps;
 pub mod sys;
 pub mod union;
+pub mod vagga;
 
 pub use backend::{Backend, Mounted};
 pub use error::{Error, Result};

@@ -7,6 +7,7 @@ mod check;
 mod mount;
 mod run;
 mod umount;
+mod vagga;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Check(check::Args),
+    Vagga(vagga::Args),
 }
 
 /// `--backend`, as typed.
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(args),
         Command::Check(args) => check::run(args),
+        Command::Vagga(args) => vagga::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {
         eprintln!("overfall: {error}");

@@ -90,6 +90,32 @@ impl IdMap {
         map
     }
 
+    /// A map of these ranges.
+    pub fn of(ranges: Vec<IdRange>) -> Self {
+        Self(ranges)
+    }
+
+    /// Reads what `/proc/PID/uid_map` shows; `None` where that isn't a map.
+    pub fn parse(text: &str) -> Option<Self> {
+        let ranges = text
+            .lines()
+            .map(|line| {
+                let mut numbers = line.split_whitespace().map(str::parse);
+                match (numbers.next()?, numbers.next()?, numbers.next()?) {
+                    (Ok(inside), Ok(outside), Ok(count)) if count > 0 => {
+                        numbers.next().is_none().then_some(IdRange {
+                            inside,
+                            outside,
+                            count,
+                        })
+                    }
+                    _ => None,
+                }
+            })
+            .collect::<Option<Vec<_>>>()?;
+        (!ranges.is_empty() && ranges.len() <= MAX_RANGES).then_some(Self(ranges))
+    }
+
     /// Whether it maps one id only, which needs no help from newuidmap(1).
     pub fn is_single(&self) -> bool {
         matches!(self.0.as_slice(), [range] if range.count == 1)
@@ -150,6 +176,16 @@ fn parse_subordinate(text: &[u8], name: Option<&str>, uid: u32) -> Vec<(u32, u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_s_text_is_a_map() {
+        let text = "         0       1001          1\n         1     100000      65535\n";
+        let map = IdMap::parse(text).unwrap();
+        assert_eq!(map.to_text(), "0 1001 1\n1 100000 65535\n");
+        for wrong in ["", "0 1\n", "0 1 2 3\n", "a b c\n", "0 1 0\n", "0 0 1\n\n"] {
+            assert_eq!(IdMap::parse(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn ranges_are_by_name_or_number() {

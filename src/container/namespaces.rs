@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use log::info;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -50,7 +50,7 @@ impl Standing {
 
 /// Who a plain user is in the namespace. The subordinate ids, where there are some, are the other
 /// users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Identity {
     /// Root there.
     #[default]
@@ -58,13 +58,28 @@ pub enum Identity {
     /// Oneself. Root is another there, and only where the user has subordinate ids: without them
     /// nothing can be written in a directory of root's, not even in /tmp.
     Oneself,
+    /// Root there, with exactly these ids. For the machine's root, too: it gets a user namespace
+    /// like everybody else.
+    Mapped {
+        /// The users.
+        users: IdMap,
+        /// The groups.
+        groups: IdMap,
+    },
 }
 
 /// Moves the calling process into a mount namespace of its own, and into a user namespace first
 /// where it may not mount otherwise.
-pub(super) fn enter(standing: Standing, identity: Identity) -> Result<()> {
-    if standing == Standing::Plain {
-        enter_user_namespace(identity)?;
+pub(crate) fn enter(standing: Standing, identity: &Identity) -> Result<()> {
+    match identity {
+        Identity::Mapped { users, groups } => enter_mapped(users, groups)?,
+        Identity::FakeRoot if standing == Standing::Plain => {
+            enter_user_namespace(IdMap::fake_root)?;
+        }
+        Identity::Oneself if standing == Standing::Plain => {
+            enter_user_namespace(IdMap::keep_id)?;
+        }
+        Identity::FakeRoot | Identity::Oneself => {}
     }
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| {
         Error::system("making a mount namespace")
@@ -92,12 +107,8 @@ fn refused_mount(standing: Standing, errno: Errno) -> Error {
     }
 }
 
-fn enter_user_namespace(identity: Identity) -> Result<()> {
+fn enter_user_namespace(map: fn(u32, &[(u32, u32)]) -> IdMap) -> Result<()> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let map = match identity {
-        Identity::Oneself => IdMap::keep_id,
-        Identity::FakeRoot => IdMap::fake_root,
-    };
     let users = map(uid.as_raw(), &subordinate(Path::new("/etc/subuid"), uid));
     let groups = map(gid.as_raw(), &subordinate(Path::new("/etc/subgid"), uid));
     // The helpers must be started by a process that stays outside.
@@ -120,6 +131,64 @@ fn enter_user_namespace(identity: Identity) -> Result<()> {
         write_own("gid_map", &groups.first_only())?;
     }
     Ok(())
+}
+
+/// All of the maps or an error: with other ids the files of the tree would belong to others.
+fn enter_mapped(users: &IdMap, groups: &IdMap) -> Result<()> {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    let helper = MapHelper::start(users, groups)?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
+    let written = helper.write_maps()?;
+    let refused = |file: &str, map: &IdMap, program: &str| {
+        let wanted = map.to_text().trim_end().replace('\n', ", ");
+        Error::system("mapping the user")
+            .at(format!("/proc/self/{file}"))
+            .because(format!("this user may not have the ids `{wanted}`"))
+            .remedy(format!(
+                "it needs {program}(1) (package uidmap or shadow) and these ids in {}; or the \
+                 container was built by another user, and has to be built again",
+                if file == "uid_map" {
+                    "/etc/subuid"
+                } else {
+                    "/etc/subgid"
+                }
+            ))
+    };
+    if !written.users {
+        if *users != IdMap::single(0, uid.as_raw()) {
+            return Err(refused("uid_map", users, "newuidmap"));
+        }
+        write_own("uid_map", users)?;
+    }
+    if !written.groups {
+        if *groups != IdMap::single(0, gid.as_raw()) {
+            return Err(refused("gid_map", groups, "newgidmap"));
+        }
+        fs::write("/proc/self/setgroups", "deny")
+            .map_err(|error| map_error("setgroups", &error))?;
+        write_own("gid_map", groups)?;
+    }
+    become_root(written)
+}
+
+/// Makes the process root of the namespace where it isn't yet: the machine's root may have no id
+/// in the maps of a plain user.
+fn become_root(written: Written) -> Result<()> {
+    let step = "becoming root in the user namespace";
+    let failed = |errno| Error::system(step).errno(from_nix(errno));
+    if written.groups {
+        setgroups(&[]).map_err(failed)?;
+    }
+    let root = Gid::from_raw(0);
+    setresgid(root, root, root).map_err(failed)?;
+    if Uid::current().is_root() && Uid::effective().is_root() {
+        return Ok(());
+    }
+    let root = Uid::from_raw(0);
+    setresuid(root, root, root).map_err(failed)?;
+    // A change of the user closes /proc/self to the process.
+    let open = rustix::process::DumpableBehavior::Dumpable;
+    rustix::process::set_dumpable_behavior(open).context(step, "/proc/self")
 }
 
 fn write_own(file: &str, map: &IdMap) -> Result<()> {
@@ -172,7 +241,9 @@ impl MapHelper {
             Error::system("starting the id map helper").because(error.to_string())
         };
         let (mut wait, go) = std::io::pipe().map_err(pipe_error)?;
-        if users.is_single() && groups.is_single() {
+        let own = |map: &IdMap, id| *map == IdMap::single(0, id);
+        let (uid, gid) = (Uid::effective().as_raw(), Gid::effective().as_raw());
+        if own(users, uid) && own(groups, gid) {
             return Ok(Self { child: None, go });
         }
         let target = Pid::this();
@@ -219,6 +290,12 @@ impl MapHelper {
 }
 
 fn write_map(program: &str, target: Pid, map: &IdMap) -> bool {
+    // Root needs no helper.
+    let file = program.strip_prefix("new").unwrap_or(program);
+    let file = format!("/proc/{target}/{}_map", file.trim_end_matches("map"));
+    if fs::write(file, map.to_text()).is_ok() {
+        return true;
+    }
     if map.is_single() {
         return false;
     }

@@ -1,0 +1,168 @@
+//! The root of a run: the container's tree, read-only or with a writable layer on it.
+
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount,
+    unmount,
+};
+
+use super::Stage;
+use crate::backend::Backend;
+use crate::container::{End, Overlays, Policy, Scratch, Standing};
+use crate::error::Context;
+use crate::flatten::{Flatten, Meter, Owner};
+use crate::format::XattrNamespace;
+use crate::snapshot::Means;
+use crate::union::Owners;
+use crate::vagga::project::Root;
+use crate::{Error, Result};
+
+/// A mounted root.
+#[derive(Debug)]
+pub(super) enum Tree {
+    ReadOnly {
+        merged: PathBuf,
+    },
+    /// The fields are dropped, and so unmounted and removed, in this order.
+    Overlay {
+        overlays: Overlays,
+        scratch: Scratch,
+    },
+    Copy {
+        scratch: Scratch,
+    },
+}
+
+impl Tree {
+    /// The container's tree as it is.
+    pub(super) fn read_only(stage: &Stage, built: &Root) -> Result<Self> {
+        let step = "mounting the container";
+        let merged = stage.place("root")?;
+        let tree = built.tree();
+        mount_bind(&tree, &merged).context(step, &tree)?;
+        // What a user namespace inherited may not be dropped; asking for it again is harmless.
+        let kept = MountFlags::BIND | MountFlags::RDONLY;
+        let tries = [
+            kept,
+            kept | MountFlags::NODEV,
+            kept | MountFlags::NOSUID | MountFlags::NODEV,
+            kept | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME,
+        ];
+        let mut outcome = Ok(());
+        for flags in tries {
+            outcome = mount_remount(&merged, flags, c"");
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome.context(step, &merged)?;
+        Ok(Tree::ReadOnly { merged })
+    }
+
+    /// With a writable layer in `directory`.
+    pub(super) fn writable(built: &Root, directory: &Path, end: End, means: Means) -> Result<Self> {
+        let step = "making the directory of the run";
+        if let Some(parent) = directory.parent() {
+            fs::create_dir_all(parent)
+                .map_err(|error| Error::system(step).at(parent).because(error.to_string()))?;
+        }
+        let backend = match means {
+            Means::Auto => Backend::Auto,
+            Means::Kernel => Backend::Native,
+            Means::Fuse => Backend::Fuse,
+            Means::Copy => {
+                let scratch = Scratch::named(directory, end, Standing::NamespaceRoot)?;
+                return Self::copy(built, scratch);
+            }
+        };
+        let scratch = Scratch::named(directory, end, Standing::NamespaceRoot)?;
+        let policy = Policy {
+            backend,
+            // Where nobody but root has an id, owners can only be recorded.
+            owners: if built.maps().are_single() {
+                Owners::FakeRoot
+            } else {
+                Owners::Real
+            },
+        };
+        match Overlays::mount(&scratch, vec![built.tree()], &[], policy) {
+            Ok(overlays) => Ok(Tree::Overlay { overlays, scratch }),
+            Err(error) if means == Means::Auto => {
+                log::warn!("no overlay works here, everything is copied: {error}");
+                Self::copy(built, scratch)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn copy(built: &Root, scratch: Scratch) -> Result<Self> {
+        let step = "copying the container";
+        let tree = built.tree();
+        let layers = scratch.layers(Path::new(""), &tree)?;
+        let is_new = fs::read_dir(&layers.upper).is_ok_and(|mut entries| entries.next().is_none());
+        if is_new {
+            let flatten = Flatten {
+                step,
+                layers: std::slice::from_ref(&tree),
+                namespace: XattrNamespace::User,
+                dest: &layers.upper,
+                owner: Owner::default(),
+            };
+            flatten.write(&mut Meter::on_terminal(format!(
+                "copying {}",
+                built.name().display()
+            )))?;
+        }
+        let merged = scratch.merged();
+        mount_bind(&layers.upper, &merged).context(step, &merged)?;
+        mount_change(&merged, MountPropagationFlags::PRIVATE).context(step, &merged)?;
+        Ok(Tree::Copy { scratch })
+    }
+
+    /// Where it is mounted.
+    pub(super) fn merged(&self) -> &Path {
+        match self {
+            Tree::ReadOnly { merged } => merged,
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.merged_path(),
+        }
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        !matches!(self, Tree::ReadOnly { .. })
+    }
+
+    /// The directory with the writable layer.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match self {
+            Tree::ReadOnly { .. } => None,
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => Some(scratch.directory()),
+        }
+    }
+
+    pub(super) fn release_fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Tree::ReadOnly { .. } => Vec::new(),
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.release_fds(),
+        }
+    }
+
+    /// Unmounts it, waits until everything is written, and removes what isn't kept.
+    pub(super) fn finish(self) -> Result<()> {
+        match self {
+            Tree::ReadOnly { .. } => Ok(()),
+            Tree::Overlay { overlays, scratch } => {
+                let unmounted = overlays.unmount().map(drop);
+                unmounted.and(scratch.finish())
+            }
+            Tree::Copy { scratch } => {
+                let merged = scratch.merged();
+                let step = "unmounting the copy";
+                let unmounted = unmount(&merged, UnmountFlags::empty()).context(step, &merged);
+                unmounted.and(scratch.finish())
+            }
+        }
+    }
+}
