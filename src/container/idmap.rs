@@ -95,6 +95,11 @@ impl IdMap {
         Self(ranges)
     }
 
+    /// Its ranges.
+    pub fn ranges(&self) -> &[IdRange] {
+        &self.0
+    }
+
     /// Reads what `/proc/PID/uid_map` shows; `None` where that isn't a map.
     pub fn parse(text: &str) -> Option<Self> {
         let ranges = text
@@ -151,7 +156,7 @@ impl IdMap {
 }
 
 /// The ranges (first id, how many) that `file`, in the format of subuid(5), gives to a user.
-pub(super) fn subordinate(file: &Path, uid: Uid) -> Vec<(u32, u32)> {
+pub(crate) fn subordinate(file: &Path, uid: Uid) -> Vec<(u32, u32)> {
     let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
     match fs::read(file) {
         Ok(text) => parse_subordinate(&text, name.as_deref(), uid.as_raw()),

@@ -11,15 +11,19 @@
 //! .vagga/.cache, .vagga/.volumes  directories that containers share
 //! ```
 
+mod build;
 mod config;
 mod environ;
 mod idmaps;
+mod lowers;
+mod marker;
 mod project;
 mod run;
 mod transient;
 mod volumes;
 mod yaml;
 
+pub use build::{BuildOptions, Built, StepState, build, steps};
 pub use config::{Config, Container};
 pub use environ::Wishes;
 pub(crate) use environ::variable_name;

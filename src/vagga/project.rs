@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
+use super::build::not_plain;
 use super::config::{Config, LOCAL_MIXINS};
 use super::idmaps::{self, Maps};
+use super::marker::{self, Marker};
 use crate::error::Context;
+use crate::steps::Digest;
 use crate::{Error, Result};
 
 /// A project of vagga's.
@@ -74,6 +78,11 @@ impl Project {
         self.storage().join(".transient")
     }
 
+    /// `.vagga/.roots/NAME.VERSION`.
+    pub(super) fn root(&self, name: &str) -> Result<Root> {
+        Root::open(&self.storage().join(".roots").join(name).join("root"))
+    }
+
     /// What is built as `.vagga/NAME`.
     pub fn built(&self, name: &str) -> Result<Root> {
         // Names of the configuration can't lead elsewhere.
@@ -95,6 +104,8 @@ pub struct Root {
     /// With `root`, `uid_map` and so on in it.
     dir: PathBuf,
     maps: Maps,
+    /// Of a container that we have built.
+    marker: Option<Marker>,
     /// Shared as long as somebody works with it, so that it isn't removed meanwhile.
     _lock: OwnedFd,
 }
@@ -117,12 +128,48 @@ impl Root {
         })?;
         Ok(Self {
             maps: idmaps::read(&dir)?,
+            marker: marker::read(&dir)?,
             dir,
             _lock: lock,
         })
     }
 
-    /// The directory with the container's files.
+    /// Whether we have built it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    /// The topmost of the layers that are all there is of it; `None` where there is a plain tree.
+    pub(super) fn layers(&self) -> Option<Digest> {
+        let marker = self.marker.as_ref().filter(|marker| marker.layered)?;
+        Digest::parse(&marker.digest)
+    }
+
+    /// The container below its layers.
+    pub(super) fn base(&self) -> Option<&str> {
+        self.marker.as_ref()?.base.as_deref()
+    }
+
+    /// A text that another build of it has not.
+    pub(super) fn identity(&self) -> Result<String> {
+        let tree = self.tree();
+        let meta = fs::metadata(&tree).map_err(|error| {
+            Error::system("looking at the built container")
+                .at(&tree)
+                .because(error.to_string())
+        })?;
+        Ok(format!("{} {}", self.name().display(), meta.ino()))
+    }
+
+    /// The directory with the container's files, where there is a plain one.
+    pub(super) fn tree_for_reading(&self) -> Result<PathBuf> {
+        match self.layers() {
+            None => Ok(self.tree()),
+            Some(_) => Err(not_plain(&self.dir)),
+        }
+    }
+
+    /// The directory with the container's files; of one that is made of layers an empty one.
     pub fn tree(&self) -> PathBuf {
         self.dir.join("root")
     }

@@ -84,10 +84,10 @@ impl RunPlan<'_> {
         let standing = Standing::NamespaceRoot;
         let stage = Stage::make(self.project)?;
         let tree = match &name {
-            None => Tree::read_only(&stage, &built)?,
+            None => Tree::read_only(self.project, &stage, &built, self.means)?,
             Some((name, end)) => {
                 let directory = self.project.transient().join(name);
-                Tree::writable(&built, &directory, *end, self.means)?
+                Tree::writable(self.project, &built, &directory, *end, self.means)?
             }
         };
         let mut snapshots = Vec::new();
@@ -98,7 +98,9 @@ impl RunPlan<'_> {
                 Kind::Content(content) => content,
                 Kind::Snapshot(wish) => {
                     let source = match source {
-                        Some(root) => stage::in_tree(&root.tree(), &volume.inside)?,
+                        Some(root) => {
+                            stage::in_tree(&root.tree_for_reading()?, &volume.inside)?
+                        }
                         None => stage::in_tree(tree.merged(), &volume.inside)?,
                     };
                     let like = stage::in_tree(tree.merged(), &volume.inside)?;
@@ -283,7 +285,7 @@ fn environ_file(project: &Project, container: &Container, built: &Root) -> Resul
     };
     let path = match Path::new("/work").join(name).strip_prefix("/work") {
         Ok(below) => project.dir().join(below),
-        Err(_) => stage::in_tree(&built.tree(), name)?,
+        Err(_) => stage::in_tree(&built.tree_for_reading()?, name)?,
     };
     std::fs::read(&path).map(Some).map_err(|error| {
         Error::usage("reading the environment's file")

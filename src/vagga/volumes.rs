@@ -74,7 +74,10 @@ fn kind(project: &Project, node: &Node) -> Result<Kind> {
             make(&source)?;
             bind(source, Access::Writable)
         }
-        "Container" => bind(project.built(node.text()?)?.tree(), Access::ReadOnly),
+        "Container" => bind(
+            project.built(node.text()?)?.tree_for_reading()?,
+            Access::ReadOnly,
+        ),
         other => {
             return Err(node
                 .pos

@@ -10,15 +10,25 @@ use rustix::mount::{
 };
 
 use super::Stage;
-use crate::backend::Backend;
+use crate::backend::{Backend, Mounted};
 use crate::container::{End, Overlays, Policy, Scratch, Standing};
 use crate::error::Context;
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
 use crate::snapshot::Means;
 use crate::union::Owners;
-use crate::vagga::project::Root;
-use crate::{Error, Result};
+use crate::vagga::lowers::Lowers;
+use crate::vagga::project::{Project, Root};
+use crate::{Error, Overlay, Result};
+
+/// Who carries an overlay that is made by `means`.
+fn backend(means: Means) -> Backend {
+    match means {
+        Means::Auto | Means::Copy => Backend::Auto,
+        Means::Kernel => Backend::Native,
+        Means::Fuse => Backend::Fuse,
+    }
+}
 
 /// A mounted root.
 #[derive(Debug)]
@@ -26,10 +36,16 @@ pub(super) enum Tree {
     ReadOnly {
         merged: PathBuf,
     },
-    /// The fields are dropped, and so unmounted and removed, in this order.
+    /// The fields are dropped, and so unmounted and let go, in this order.
+    Layers {
+        mounted: Mounted,
+        merged: PathBuf,
+        _lowers: Lowers,
+    },
     Overlay {
         overlays: Overlays,
         scratch: Scratch,
+        _lowers: Lowers,
     },
     Copy {
         scratch: Scratch,
@@ -38,9 +54,30 @@ pub(super) enum Tree {
 
 impl Tree {
     /// The container's tree as it is.
-    pub(super) fn read_only(stage: &Stage, built: &Root) -> Result<Self> {
+    pub(super) fn read_only(
+        project: &Project,
+        stage: &Stage,
+        built: &Root,
+        means: Means,
+    ) -> Result<Self> {
         let step = "mounting the container";
         let merged = stage.place("root")?;
+        if built.layers().is_some() {
+            let lowers = Lowers::of(project, built)?;
+            let dirs = lowers.dirs().iter().map(PathBuf::as_path);
+            let mounted = Overlay::readonly(dirs, &merged)
+                .backend(backend(means))
+                .configure(|options| {
+                    options.allow_other = true;
+                    options.userxattr = true;
+                })
+                .mount()?;
+            return Ok(Tree::Layers {
+                mounted,
+                merged,
+                _lowers: lowers,
+            });
+        }
         let tree = built.tree();
         mount_bind(&tree, &merged).context(step, &tree)?;
         // What a user namespace inherited may not be dropped; asking for it again is harmless.
@@ -69,18 +106,13 @@ impl Tree {
             fs::create_dir_all(parent)
                 .map_err(|error| Error::system(step).at(parent).because(error.to_string()))?;
         }
-        let backend = match means {
-            Means::Auto => Backend::Auto,
-            Means::Kernel => Backend::Native,
-            Means::Fuse => Backend::Fuse,
-            Means::Copy => {
-                let scratch = Scratch::named(directory, end, Standing::NamespaceRoot)?;
-                return Self::copy(built, scratch);
-            }
-        };
+        let lowers = Lowers::of(project, built)?;
         let scratch = Scratch::named(directory, end, Standing::NamespaceRoot)?;
+        if means == Means::Copy {
+            return Self::copy(built, lowers, scratch);
+        }
         let policy = Policy {
-            backend,
+            backend: backend(means),
             // Where nobody but root has an id, owners can only be recorded.
             owners: if built.maps().are_single() {
                 Owners::FakeRoot
@@ -88,25 +120,29 @@ impl Tree {
                 Owners::Real
             },
         };
-        match Overlays::mount(&scratch, vec![built.tree()], &[], policy) {
-            Ok(overlays) => Ok(Tree::Overlay { overlays, scratch }),
+        match Overlays::mount(&scratch, lowers.dirs().to_vec(), &[], policy) {
+            Ok(overlays) => Ok(Tree::Overlay {
+                overlays,
+                scratch,
+                _lowers: lowers,
+            }),
             Err(error) if means == Means::Auto => {
                 log::warn!("no overlay works here, everything is copied: {error}");
-                Self::copy(built, scratch)
+                Self::copy(built, lowers, scratch)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn copy(built: &Root, scratch: Scratch) -> Result<Self> {
+    fn copy(built: &Root, lowers: Lowers, scratch: Scratch) -> Result<Self> {
         let step = "copying the container";
-        let tree = built.tree();
-        let layers = scratch.layers(Path::new(""), &tree)?;
+        let like = lowers.dirs().first().cloned().unwrap_or_default();
+        let layers = scratch.layers(Path::new(""), &like)?;
         let is_new = fs::read_dir(&layers.upper).is_ok_and(|mut entries| entries.next().is_none());
         if is_new {
             let flatten = Flatten {
                 step,
-                layers: std::slice::from_ref(&tree),
+                layers: lowers.dirs(),
                 namespace: XattrNamespace::User,
                 dest: &layers.upper,
                 owner: Owner::default(),
@@ -125,26 +161,26 @@ impl Tree {
     /// Where it is mounted.
     pub(super) fn merged(&self) -> &Path {
         match self {
-            Tree::ReadOnly { merged } => merged,
+            Tree::ReadOnly { merged } | Tree::Layers { merged, .. } => merged,
             Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.merged_path(),
         }
     }
 
     pub(super) fn is_writable(&self) -> bool {
-        !matches!(self, Tree::ReadOnly { .. })
+        !matches!(self, Tree::ReadOnly { .. } | Tree::Layers { .. })
     }
 
     /// The directory with the writable layer.
     pub(super) fn directory(&self) -> Option<&Path> {
         match self {
-            Tree::ReadOnly { .. } => None,
+            Tree::ReadOnly { .. } | Tree::Layers { .. } => None,
             Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => Some(scratch.directory()),
         }
     }
 
     pub(super) fn release_fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Tree::ReadOnly { .. } => Vec::new(),
+            Tree::ReadOnly { .. } | Tree::Layers { .. } => Vec::new(),
             Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.release_fds(),
         }
     }
@@ -153,7 +189,12 @@ impl Tree {
     pub(super) fn finish(self) -> Result<()> {
         match self {
             Tree::ReadOnly { .. } => Ok(()),
-            Tree::Overlay { overlays, scratch } => {
+            Tree::Layers { mounted, .. } => mounted.unmount(),
+            Tree::Overlay {
+                overlays,
+                scratch,
+                _lowers,
+            } => {
                 let unmounted = overlays.unmount().map(drop);
                 unmounted.and(scratch.finish())
             }
