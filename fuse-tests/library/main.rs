@@ -13,10 +13,16 @@ mod common;
 
 mod bench;
 mod overlay;
+mod planted;
 mod snapshot;
+mod steps;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    bench::main(&[("overlay", overlay::CASES), ("snapshot", snapshot::CASES)])
+    bench::main(&[
+        ("overlay", overlay::CASES),
+        ("snapshot", snapshot::CASES),
+        ("steps", steps::CASES),
+    ])
 }

@@ -167,6 +167,12 @@ impl Drop for Mounted {
     }
 }
 
+/// Takes what is mounted at `target` out of sight, whoever mounted it and whether or not anybody
+/// serves it still.
+pub(crate) fn detach(target: &Path) -> Result<()> {
+    fuse::unmount(target, Busy::Detach)
+}
+
 /// Mounts `overlay` with the backend that it asks for.
 pub(crate) fn mount(overlay: Overlay) -> Result<Mounted> {
     mount_logging(overlay, Log::Silent)

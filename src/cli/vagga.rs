@@ -1,5 +1,6 @@
 //! `overfall vagga …`: the names of its commands are vagga's.
 
+mod build;
 mod clean;
 mod run;
 mod support;
@@ -25,6 +26,12 @@ pub(super) struct Args {
 enum VaggaCommand {
     #[command(name = "_run")]
     Run(run::Args),
+    #[command(name = "_build")]
+    Build(build::BuildArgs),
+    #[command(name = "_steps")]
+    Steps(build::StepsArgs),
+    #[command(name = "_mount")]
+    Mount(build::MountArgs),
     #[command(name = "_clean")]
     Clean(clean::Args),
     #[command(name = "_check_overlayfs_support")]
@@ -58,6 +65,9 @@ impl From<MeansArg> for Means {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         VaggaCommand::Run(args) => run::run(args),
+        VaggaCommand::Build(args) => build::build(&args),
+        VaggaCommand::Steps(args) => build::steps(&args),
+        VaggaCommand::Mount(args) => build::mount(&args),
         VaggaCommand::Clean(args) => clean::run(&args),
         VaggaCommand::Support(args) => support::run(&args),
     }

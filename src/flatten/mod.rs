@@ -7,6 +7,7 @@
 //! Directories are walked by their paths from the layers' roots, no link followed, so a deep tree
 //! of many layers needs few descriptors.
 
+mod like;
 mod merge;
 mod meter;
 mod object;
@@ -24,10 +25,10 @@ use crate::error::Context;
 use crate::format::XattrNamespace;
 use crate::sys::Errno;
 use crate::{Error, Result};
+pub(crate) use like::make_like;
 use merge::Found;
 pub(crate) use meter::Meter;
 use object::Writer;
-pub(crate) use object::{copy_attributes, times};
 
 /// What is to be written where.
 #[derive(Debug)]

@@ -176,7 +176,7 @@ impl<'a> Writer<'a> {
 
 /// Copies attributes that a user of the merged tree sees; those the target can't hold are left
 /// out, unless they guard something.
-pub(crate) fn copy_attributes(
+pub(super) fn copy_attributes(
     namespace: XattrNamespace,
     from: BorrowedFd<'_>,
     from_name: &OsStr,
@@ -220,7 +220,7 @@ fn is_guard(name: &OsStr) -> bool {
 }
 
 /// Both times of a file.
-pub(crate) fn times(stat: &Stat) -> Timestamps {
+pub(super) fn times(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: Timespec {
             tv_sec: stat.st_atime,

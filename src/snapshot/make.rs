@@ -1,12 +1,10 @@
 //! Making the tree: by an overlay whose changes go to a tmpfs, or by a copy into one.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::thread;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, openat, utimensat};
 use rustix::mount::{MountFlags as Flags, UnmountFlags, mount, mount_remount, unmount};
 
 use super::owners::{all_belong_to, give_all_to};
@@ -14,11 +12,11 @@ use super::stage::Stage;
 use super::{Made, Means, Progress};
 use crate::backend::{Backend, Carrier, Mounted};
 use crate::error::Context;
-use crate::flatten::{Flatten, Meter, Owner, copy_attributes, times};
+use crate::flatten::{Flatten, Meter, Owner, make_like};
 use crate::format::XattrNamespace;
 use crate::options::{Fsync, MountFlags, Switch};
 use crate::sys::privilege::Privilege;
-use crate::sys::{Errno, chmod, from_io};
+use crate::sys::{Errno, from_io};
 use crate::union::Owners;
 use crate::{Error, Overlay, Result};
 
@@ -163,10 +161,7 @@ impl Wish {
         let flatten = Flatten {
             step: "copying into a snapshot",
             layers: &lower,
-            namespace: match Privilege::current().needs_userxattr() {
-                true => XattrNamespace::User,
-                false => XattrNamespace::Trusted,
-            },
+            namespace: namespace(),
             dest: &merged,
             owner: self.owner,
         };
@@ -197,31 +192,12 @@ impl Wish {
     /// Gives a directory what the root of the tree is to have: all that the target has, but
     /// perhaps another owner.
     fn dress_root(&self, root: &Path) -> Result<()> {
-        let step = "giving the snapshot's root the attributes of its target";
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let to = openat(CWD, root, flags, Mode::empty()).context(step, &self.target)?;
-        let stat = rustix::fs::fstat(&self.like).context(step, &self.target)?;
-        let uid = Uid::from_raw(self.owner.uid.unwrap_or(stat.st_uid));
-        let gid = Gid::from_raw(self.owner.gid.unwrap_or(stat.st_gid));
-        match chownat(&to, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {
-            // What has no id here can be given by nobody here; what was wanted must be.
-            Err(Errno::INVAL) if self.owner == Owner::default() => {}
-            result => result.map_err(|errno| self.not_given(errno))?,
-        }
-        let namespace = match Privilege::current().needs_userxattr() {
-            true => XattrNamespace::User,
-            false => XattrNamespace::Trusted,
-        };
-        let itself = OsStr::new(".");
-        let (from, onto) = (self.like.as_fd(), to.as_fd());
-        // The calls for attributes need a working directory of their own.
-        let copied = thread::scope(|scope| {
-            let thread = scope.spawn(|| copy_attributes(namespace, from, itself, onto, itself));
-            thread.join().unwrap_or(Err(Errno::IO))
-        });
-        copied.context(step, &self.target)?;
-        chmod::chmod_fd(onto, stat.st_mode & 0o7777).context(step, &self.target)?;
-        utimensat(&to, ".", &times(&stat), AtFlags::empty()).context(step, &self.target)
+        make_like(self.like.as_fd(), root, self.owner, namespace()).map_err(|errno| match errno {
+            Errno::INVAL | Errno::PERM if self.owner != Owner::default() => self.not_given(errno),
+            errno => Error::system("giving the snapshot's root the attributes of its target")
+                .at(&self.target)
+                .errno(errno),
+        })
     }
 
     fn not_given(&self, errno: Errno) -> Error {
@@ -246,6 +222,14 @@ impl Wish {
         error
             .because(format!("it doesn't fit into {} bytes", self.size))
             .remedy("give the snapshot a larger size")
+    }
+}
+
+/// Where this process's overlays keep their attributes.
+fn namespace() -> XattrNamespace {
+    match Privilege::current().needs_userxattr() {
+        true => XattrNamespace::User,
+        false => XattrNamespace::Trusted,
     }
 }
 

@@ -41,110 +41,37 @@
 //! names of all layers. Every lock is an advisory lock on an open file: it goes with the process
 //! that held it, so what a killed build left is known for certain.
 
-use std::ffi::{OsStr, OsString};
-use std::fmt;
+mod digest;
+mod manifest;
+mod remove;
+mod room;
+mod stack;
+mod summary;
+mod work;
+
+use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::Result;
-use crate::backend::{Backend, Carrier};
+use crate::backend::Backend;
+use crate::error::Context;
+use crate::flatten::{Flatten, Meter, Owner};
+use crate::format::XattrNamespace;
+use crate::options::MAX_LOWER;
+use crate::sys::{Errno, from_io};
 use crate::union::Owners;
+use crate::{Error, Result};
 
-/// What a layer is known by: 32 bytes (SHA-256).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest([u8; 32]);
+pub use digest::Digest;
+pub use stack::{Outcome, Stack, Step};
+pub use work::Work;
 
-impl Digest {
-    /// Of some bytes: of what a stack begins with.
-    pub fn of(bytes: &[u8]) -> Self {
-        todo!()
-    }
-
-    /// Of this one followed by `bytes`: the digest of the layer that a step makes on this one.
-    #[must_use]
-    pub fn then(self, bytes: &[u8]) -> Self {
-        todo!()
-    }
-
-    /// Reads what `Display` wrote: 64 hexadecimal digits.
-    pub fn parse(text: &str) -> Option<Self> {
-        todo!()
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
-    }
-}
-
-/// A step of a build: what it is called, and what its result depends on beside the layers below.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    name: String,
-    bytes: Vec<u8>,
-}
-
-impl Step {
-    /// `name` is for people to read and counts for nothing; `bytes` are what is digested.
-    pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            name: name.into(),
-            bytes: bytes.into(),
-        }
-    }
-}
-
-/// How a layer came into a stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was there already.
-    Hit,
-    /// It was made.
-    Built,
-}
-
-/// Directories that lie below a build's layers, and the layers; what a step is built on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stack {
-    /// Topmost first.
-    base: Vec<PathBuf>,
-    base_digest: Digest,
-    /// Bottom first.
-    layers: Vec<(Digest, Outcome)>,
-}
-
-impl Stack {
-    /// Nothing. `seed` stands for what all steps depend on.
-    pub fn empty(seed: Digest) -> Self {
-        Self::on([], seed)
-    }
-
-    /// Finished directories (topmost first), such as the root of a container that was built
-    /// elsewhere. They must not change; `digest` stands for what is in them.
-    pub fn on(base: impl IntoIterator<Item = PathBuf>, digest: Digest) -> Self {
-        Self {
-            base: base.into_iter().collect(),
-            base_digest: digest,
-            layers: Vec::new(),
-        }
-    }
-
-    /// The digest of the topmost layer; of the base where there is none.
-    pub fn digest(&self) -> Digest {
-        self.layers.last().map_or(self.base_digest, |layer| layer.0)
-    }
-
-    /// The layers, the lowest first, and how each got here.
-    pub fn layers(&self) -> &[(Digest, Outcome)] {
-        &self.layers
-    }
-
-    /// The directories below the layers, topmost first.
-    pub fn base(&self) -> &[PathBuf] {
-        &self.base
-    }
-}
+use manifest::{DATA, Manifest, mark_hit};
+use room::{Hold, Patience, Room};
+use summary::Summary;
+use work::Plan;
 
 /// What [`StepCache::begin`] found.
 #[derive(Debug)]
@@ -216,7 +143,7 @@ pub struct Flattened {
 /// A directory with layers of builds.
 #[derive(Debug)]
 pub struct StepCache {
-    dir: PathBuf,
+    room: Arc<Room>,
     backend: Backend,
     owners: Owners,
 }
@@ -224,8 +151,15 @@ pub struct StepCache {
 impl StepCache {
     /// Opens the cache in `dir`, which is made if it isn't there, and removes what killed builds
     /// left in it; nothing that belongs to a living process.
+    ///
+    /// Layers that are found or made through this value stay as long as it does, whoever removes
+    /// unused ones.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        todo!()
+        Ok(Self {
+            room: Arc::new(Room::open(dir.as_ref())?),
+            backend: Backend::Auto,
+            owners: Owners::Real,
+        })
     }
 
     /// Chooses who carries the overlays; [`Backend::Auto`] unless told.
@@ -246,12 +180,16 @@ impl StepCache {
 
     /// Where it is; absolute.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.room.dir
     }
 
     /// The digest of the layer that `step` makes on `stack`.
     pub fn digest(&self, stack: &Stack, step: &Step) -> Digest {
-        todo!()
+        let kind: &[u8] = match self.owners {
+            Owners::FakeRoot => b"recorded owners\0",
+            Owners::Real | Owners::Given { .. } => b"",
+        };
+        stack.digest().then(&[kind, &step.bytes].concat())
     }
 
     /// Gives the layer of `step` on `stack` if it is there and sound, else a mounted tree to run
@@ -262,24 +200,110 @@ impl StepCache {
     /// added, removed or changed as far as names, sizes and times tell) is removed, with a
     /// warning, and made again. A layer of `stack` that has gone is an error.
     pub fn begin(&self, stack: &Stack, step: &Step) -> Result<Begun> {
-        todo!()
+        let held = self.hold(stack)?;
+        let digest = self.digest(stack, step);
+        if let Some(stack) = self.take(stack, digest, Patience::DontWait)? {
+            return Ok(Begun::Hit(stack));
+        }
+        let name = digest.name();
+        let lock = self
+            .room
+            .lock(OsStr::new(&name), Hold::Alone, Patience::Wait)?;
+        let Some(lock) = lock else {
+            return Err(Error::system("waiting for a layer").because("there is no lock"));
+        };
+        // Whoever had the lock may have made it.
+        let layer = self.room.layer(digest);
+        match self.examine(digest) {
+            Found::Sound => {
+                mark_hit(&layer);
+                self.room.keep_locked(digest, lock)?;
+                return Ok(Begun::Hit(stack.with(digest, Outcome::Hit)));
+            }
+            Found::Damaged(why) => {
+                log::warn!("the layer of {:?} is made again: {why}", step.name);
+                self.room.discard(&layer)?;
+            }
+            Found::Nothing => {}
+        }
+        let plan = Plan {
+            stack,
+            digest,
+            name: &step.name,
+            lowers: held.lowers(),
+            backend: self.wanted_backend(),
+            owners: self.owners,
+        };
+        Work::begin(&self.room, &plan, lock).map(Begun::Work)
     }
 
     /// As [`StepCache::begin`], but only looks: no waiting, no work, nothing is removed.
     pub fn find(&self, stack: &Stack, step: &Step) -> Result<Option<Stack>> {
-        todo!()
+        self.take(stack, self.digest(stack, step), Patience::DontWait)
     }
 
     /// The stack whose topmost layer is `top`, as it was built: with its base and all layers in
     /// between. `None` when one of them isn't there any more.
     pub fn stack(&self, top: Digest) -> Result<Option<Stack>> {
-        todo!()
+        let mut layers = Vec::new();
+        let mut next = top;
+        while layers.len() < MAX_LOWER {
+            let directory = self.room.layer(next);
+            let manifest = Manifest::read(&directory).filter(|found| found.digest == next);
+            let Some(manifest) = manifest.filter(|_| directory.join(DATA).is_dir()) else {
+                return Ok(None);
+            };
+            let (base, parent) = (manifest.base.clone(), manifest.parent);
+            layers.push((next, manifest.layer(&directory).outcome()));
+            if let Some(base) = base {
+                layers.reverse();
+                return Ok(Some(Stack {
+                    base,
+                    base_digest: parent,
+                    layers,
+                }));
+            }
+            next = parent;
+        }
+        Ok(None)
     }
 
     /// Keeps a stack's layers from being removed, and says where they are. Whoever mounts them
     /// (a run in a container that isn't flattened) holds them as long as they are mounted.
     pub fn hold(&self, stack: &Stack) -> Result<Held> {
-        todo!()
+        const STEP: &str = "looking for the layers of a build";
+        let mut lowers = Vec::new();
+        for (digest, _) in stack.layers.iter().rev() {
+            let kept = self.room.keep(*digest, Patience::DontWait)?;
+            let data = self.room.layer(*digest).join(DATA);
+            if !kept || !data.is_dir() {
+                self.room.let_go(*digest);
+                return Err(Error::usage(STEP)
+                    .at(&data)
+                    .because("a layer isn't there any more")
+                    .remedy("build again from the start"));
+            }
+            lowers.push(data);
+        }
+        for base in &stack.base {
+            let found = fs::canonicalize(base)
+                .map_err(|error| Error::usage(STEP).at(base).errno(from_io(&error)))?;
+            lowers.push(found);
+        }
+        lowers.extend(self.room.bottom());
+        if lowers.len() > MAX_LOWER {
+            return Err(Error::usage(STEP)
+                .at(&self.room.dir)
+                .because(format!(
+                    "{} layers are more than the {MAX_LOWER} that one overlay may have",
+                    lowers.len()
+                ))
+                .remedy("put several steps into one"));
+        }
+        Ok(Held {
+            lowers,
+            _room: Arc::clone(&self.room),
+        })
     }
 
     /// Writes the merged tree of `stack` as one plain directory, `dest`, which must not be there
@@ -290,17 +314,71 @@ impl StepCache {
     /// the file system has them, and copied elsewhere: never by hard links, because whoever
     /// writes to such a file writes into the layer. On an error `dest` isn't there.
     pub fn flatten(&self, stack: &Stack, dest: &Path) -> Result<Flattened> {
-        todo!()
+        const STEP: &str = "writing the finished tree";
+        let held = self.hold(stack)?;
+        let failed = |error: std::io::Error| Error::system(STEP).at(dest).errno(from_io(&error));
+        if dest.symlink_metadata().is_ok() {
+            return Err(Error::usage(STEP)
+                .at(dest)
+                .because("there is something already"));
+        }
+        let draft = draft_of(dest)?;
+        fs::create_dir(&draft.path).map_err(failed)?;
+        let flatten = Flatten {
+            step: STEP,
+            layers: held.lowers(),
+            namespace: XattrNamespace::User,
+            dest: &draft.path,
+            owner: Owner::default(),
+        };
+        let totals = flatten.write(&mut Meter::on_terminal(format!(
+            "writing {}",
+            dest.display()
+        )))?;
+        let root = fs::File::open(&draft.path).map_err(failed)?;
+        rustix::fs::syncfs(&root).context(STEP, dest)?;
+        let (from, to) = (&draft.path, dest);
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)
+            .or_else(|errno| match errno {
+                // A file system that doesn't know the flag.
+                Errno::INVAL => rustix::fs::rename(from, to),
+                errno => Err(errno),
+            })
+            .context(STEP, dest)?;
+        Ok(Flattened {
+            files: totals.files,
+            bytes: totals.bytes,
+            shared: totals.shared,
+        })
     }
 
     /// What is known of each layer of a stack, the lowest first.
     pub fn steps(&self, stack: &Stack) -> Result<Vec<Layer>> {
-        todo!()
+        let layers = stack.layers.iter();
+        layers
+            .map(|(digest, _)| {
+                let directory = self.room.layer(*digest);
+                match Manifest::read(&directory) {
+                    Some(manifest) => Ok(manifest.layer(&directory)),
+                    None => Err(Error::usage("reading what is known of a layer")
+                        .at(&directory)
+                        .because("it isn't there any more")),
+                }
+            })
+            .collect()
     }
 
     /// What is known of every layer, the oldest first. Damaged ones are left out.
     pub fn layers(&self) -> Result<Vec<Layer>> {
-        todo!()
+        let mut layers: Vec<Layer> = self
+            .room
+            .names()?
+            .iter()
+            .filter_map(|path| Some(Manifest::read(path)?.layer(path)))
+            .collect();
+        layers.sort_by_key(|layer| layer.made);
+        Ok(layers)
     }
 
     /// Removes the layers that no root needs, and that nobody has used for `unused_for`: neither
@@ -311,14 +389,93 @@ impl StepCache {
         unused_for: Duration,
         removal: Removal,
     ) -> Result<Vec<Layer>> {
-        todo!()
+        remove::unused(&self.room, &self.layers()?, roots, unused_for, removal)
+    }
+
+    /// The layer on `stack` if it is there, sound, and nobody works on it.
+    fn take(&self, stack: &Stack, digest: Digest, patience: Patience) -> Result<Option<Stack>> {
+        // A lock file for each step that is asked for would be too many.
+        let layer = self.room.layer(digest);
+        if !layer.is_dir() || !self.room.keep(digest, patience)? {
+            return Ok(None);
+        }
+        match self.examine(digest) {
+            Found::Sound => {
+                mark_hit(&layer);
+                Ok(Some(stack.with(digest, Outcome::Hit)))
+            }
+            Found::Nothing | Found::Damaged(_) => {
+                self.room.let_go(digest);
+                Ok(None)
+            }
+        }
+    }
+
+    fn examine(&self, digest: Digest) -> Found {
+        let layer = self.room.layer(digest);
+        if !layer.exists() {
+            return Found::Nothing;
+        }
+        let Some(manifest) = Manifest::read(&layer).filter(|found| found.digest == digest) else {
+            return Found::Damaged("its manifest can't be read".to_owned());
+        };
+        match Summary::of(&layer.join(DATA)) {
+            Ok(summary) if summary == manifest.summary => Found::Sound,
+            Ok(_) => Found::Damaged("something in it was changed".to_owned()),
+            Err(errno) => Found::Damaged(format!("it can't be read: {errno}")),
+        }
+    }
+
+    fn wanted_backend(&self) -> Backend {
+        match self.owners {
+            Owners::FakeRoot => Backend::Fuse,
+            Owners::Real | Owners::Given { .. } => self.backend,
+        }
     }
 }
 
-/// Layers that stay as long as this value does.
+/// What there is of a layer.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Sound,
+    /// And why.
+    Damaged(String),
+    Nothing,
+}
+
+/// A directory beside the one that is written; removed when it is dropped.
+struct Draft {
+    path: PathBuf,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Err(errno) = room::remove(&self.path) {
+            log::warn!("{}: {errno}", self.path.display());
+        }
+    }
+}
+
+fn draft_of(dest: &Path) -> Result<Draft> {
+    let Some(name) = dest.file_name() else {
+        return Err(Error::usage("writing the finished tree")
+            .at(dest)
+            .because("it has no name"));
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", room::random()?));
+    Ok(Draft {
+        path: dest.with_file_name(hidden),
+    })
+}
+
+/// Layers that stay as long as this value does, or the cache that it came from.
 #[derive(Debug)]
 pub struct Held {
     lowers: Vec<PathBuf>,
+    /// Has the locks.
+    _room: Arc<Room>,
 }
 
 impl Held {
@@ -326,43 +483,5 @@ impl Held {
     /// always two at least, so they can be mounted read-only, too. Mount them with `userxattr`.
     pub fn lowers(&self) -> &[PathBuf] {
         &self.lowers
-    }
-}
-
-/// A mounted tree for a step to run in. Dropping it abandons it.
-#[derive(Debug)]
-pub struct Work {
-    root: PathBuf,
-    carrier: Carrier,
-    digest: Digest,
-}
-
-impl Work {
-    /// Where the merged tree is: in the calling process's mount namespace. It can be bound
-    /// elsewhere or made a root; it must not be in use when the work is committed.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Who carries it.
-    pub fn carrier(&self) -> Carrier {
-        self.carrier
-    }
-
-    /// What the layer will be known by.
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// Unmounts the tree and makes what was changed the next layer: when this returns it is on the
-    /// disk, when it fails or is killed the cache is as it was.
-    pub fn commit(self) -> Result<Stack> {
-        todo!()
-    }
-
-    /// Unmounts the tree and removes all of it. A tree that is in use goes out of sight at once,
-    /// and for good when its last user has gone.
-    pub fn abandon(self) -> Result<()> {
-        todo!()
     }
 }

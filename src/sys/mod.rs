@@ -10,6 +10,7 @@ pub mod lock;
 pub mod memory;
 pub mod privilege;
 pub mod process;
+pub mod random;
 pub mod tree;
 pub mod xattr;
 

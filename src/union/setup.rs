@@ -29,7 +29,7 @@ use crate::error::Context;
 use crate::format::{INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
 use crate::options::{Fsync, Options, Switch, Uuid};
 use crate::sys::privilege::Privilege;
-use crate::sys::{Errno, tree, xattr};
+use crate::sys::{Errno, random, tree, xattr};
 use crate::{Error, Result};
 
 /// What a merged tree is made of.
@@ -261,7 +261,7 @@ fn take_target(path: &Path, numbers: &Numbers) -> Result<Target> {
 /// `statfs`; what FUSE shows there isn't ours to say.
 fn give_uuid(upper: &OwnedFd, namespace: XattrNamespace) -> std::result::Result<(), Errno> {
     let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid).map_err(|_| Errno::IO)?;
+    random::fill(&mut uuid)?;
     match rustix::fs::fsetxattr(upper, namespace.uuid(), &uuid, XattrFlags::CREATE) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),

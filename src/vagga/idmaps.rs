@@ -73,7 +73,9 @@ pub(super) fn for_build(container: &Container) -> Result<Maps> {
     let refused = |setting: &str, file: &str| {
         container
             .pos
-            .error(format!("{file} gives this user too few ids for `{setting}`"))
+            .error(format!(
+                "{file} gives this user too few ids for `{setting}`"
+            ))
             .remedy(format!("give more there, or ask for less by `{setting}`"))
     };
     Ok(Maps {
@@ -86,7 +88,11 @@ pub(super) fn for_build(container: &Container) -> Result<Maps> {
 
 /// The ids of this namespace but 0.
 fn own_ids(file: &str) -> Vec<(u32, u32)> {
-    let map = if file.ends_with("subuid") { "uid_map" } else { "gid_map" };
+    let map = if file.ends_with("subuid") {
+        "uid_map"
+    } else {
+        "gid_map"
+    };
     let text = fs::read_to_string(format!("/proc/self/{map}")).unwrap_or_default();
     let ranges = IdMap::parse(&text);
     ranges

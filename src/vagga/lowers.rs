@@ -36,7 +36,11 @@ impl Lowers {
         let held = cache.hold(&stack)?;
         lowers.dirs = held.lowers().to_vec();
         lowers._held = Some(held);
-        log::debug!("{}: {} layers", layers_dir(project).display(), lowers.dirs.len());
+        log::debug!(
+            "{}: {} layers",
+            layers_dir(project).display(),
+            lowers.dirs.len()
+        );
         Ok(lowers)
     }
 

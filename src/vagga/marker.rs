@@ -22,7 +22,11 @@ const NAME: &str = "overfall.json";
 
 pub(super) fn write(dir: &Path, marker: &Marker) -> Result<()> {
     let file = dir.join(NAME);
-    let failed = |why: String| Error::system("describing the container").at(&file).because(why);
+    let failed = |why: String| {
+        Error::system("describing the container")
+            .at(&file)
+            .because(why)
+    };
     let text = serde_json::to_vec_pretty(marker).map_err(|error| failed(error.to_string()))?;
     fs::write(&file, text).map_err(|error| failed(error.to_string()))
 }

@@ -12,6 +12,7 @@
 //! ```
 
 mod build;
+mod clean;
 mod config;
 mod environ;
 mod idmaps;
@@ -19,14 +20,17 @@ mod lowers;
 mod marker;
 mod project;
 mod run;
+mod show;
 mod transient;
 mod volumes;
 mod yaml;
 
 pub use build::{BuildOptions, Built, StepState, build, steps};
+pub use clean::{Cleaned, clean_layers, clean_unused, parse_age};
 pub use config::{Config, Container};
 pub use environ::Wishes;
 pub(crate) use environ::variable_name;
 pub use project::{Project, Root};
 pub use run::{Outcome, RunPlan, Writing};
+pub use show::show;
 pub use transient::{Removal, clean_transient};

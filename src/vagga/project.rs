@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
-use super::build::not_plain;
 use super::config::{Config, LOCAL_MIXINS};
 use super::idmaps::{self, Maps};
 use super::marker::{self, Marker};
@@ -165,7 +164,10 @@ impl Root {
     pub(super) fn tree_for_reading(&self) -> Result<PathBuf> {
         match self.layers() {
             None => Ok(self.tree()),
-            Some(_) => Err(not_plain(&self.dir)),
+            Some(_) => Err(Error::usage("looking into the container")
+                .at(&self.dir)
+                .because("it was built with --layered, so there is no plain directory of it")
+                .remedy("build it without --layered")),
         }
     }
 

@@ -98,9 +98,7 @@ impl RunPlan<'_> {
                 Kind::Content(content) => content,
                 Kind::Snapshot(wish) => {
                     let source = match source {
-                        Some(root) => {
-                            stage::in_tree(&root.tree_for_reading()?, &volume.inside)?
-                        }
+                        Some(root) => stage::in_tree(&root.tree_for_reading()?, &volume.inside)?,
                         None => stage::in_tree(tree.merged(), &volume.inside)?,
                     };
                     let like = stage::in_tree(tree.merged(), &volume.inside)?;

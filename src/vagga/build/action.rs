@@ -147,7 +147,10 @@ fn action(tag: &str, node: &Node) -> Result<Action> {
             let install = TarInstall {
                 archive: archive(&mut fields)?,
                 subdir: below(fields.take("subdir"))?,
-                script: fields.take("script").map_or(Ok(INSTALL), Node::text)?.to_owned(),
+                script: fields
+                    .take("script")
+                    .map_or(Ok(INSTALL), Node::text)?
+                    .to_owned(),
             };
             fields.finish()?;
             Action::TarInstall(install)
@@ -171,7 +174,9 @@ fn action(tag: &str, node: &Node) -> Result<Action> {
         "Env" => Action::Env(node.text_map()?),
         "Depends" => depends(node)?,
         other => {
-            return Err(node.pos.error(format!("the step `!{other}` is not known here"))
+            return Err(node
+                .pos
+                .error(format!("the step `!{other}` is not known here"))
                 .remedy("build this container by vagga, and base another one on it"));
         }
     })
@@ -180,7 +185,11 @@ fn action(tag: &str, node: &Node) -> Result<Action> {
 fn below(node: Option<&Node>) -> Result<Option<PathBuf>> {
     let path = node.map(Node::below).transpose()?;
     // Without the dots that stand for "here".
-    Ok(path.map(|path| path.components().filter(|part| part.as_os_str() != ".").collect()))
+    Ok(path.map(|path| {
+        path.components()
+            .filter(|part| part.as_os_str() != ".")
+            .collect()
+    }))
 }
 
 fn cache_name(node: &Node) -> Result<PathBuf> {
@@ -226,7 +235,9 @@ fn sub_config(node: &Node) -> Result<SubConfig> {
     fields.take("cache");
     let config = SubConfig {
         source,
-        path: fields.take("path").map_or(Ok("vagga.yaml".into()), Node::below)?,
+        path: fields
+            .take("path")
+            .map_or(Ok("vagga.yaml".into()), Node::below)?,
         container: fields.need("container")?.text()?.to_owned(),
     };
     fields.finish()?;
@@ -235,7 +246,10 @@ fn sub_config(node: &Node) -> Result<SubConfig> {
 
 fn run_as(node: &Node) -> Result<RunAs> {
     let mut fields = Fields::of(node, "`!RunAs`")?;
-    for (unknown, allowed) in [("external-user-id", None), ("isolate-network", Some("false"))] {
+    for (unknown, allowed) in [
+        ("external-user-id", None),
+        ("isolate-network", Some("false")),
+    ] {
         if let Some(setting) = fields.take(unknown)
             && setting.text().ok() != allowed
         {

@@ -24,9 +24,9 @@ pub(super) fn local(project: &Project, archive: &Archive) -> Result<Option<PathB
     let clean = inside.components().all(|part| part != Component::ParentDir);
     match of_project(project, &inside).filter(|_| clean) {
         Some(path) => Ok(Some(path.components().collect())),
-        None => Err(archive
-            .pos
-            .error(format!("`{url}` is neither an address nor a file of the project"))),
+        None => Err(archive.pos.error(format!(
+            "`{url}` is neither an address nor a file of the project"
+        ))),
     }
 }
 
@@ -141,11 +141,15 @@ fn extract(stream: impl Read, dest: &Path, subdir: &Path) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         if kind.is_hard_link() {
-            let target = entry.link_name()?.and_then(|name| placed(&name, dest, subdir));
+            let target = entry
+                .link_name()?
+                .and_then(|name| placed(&name, dest, subdir));
             let target = target.ok_or_else(|| bad("a link to something outside", &path))?;
             links.push((target, path));
         } else if kind.is_symlink() {
-            let target = entry.link_name()?.ok_or_else(|| bad("a link to nothing", &path))?;
+            let target = entry
+                .link_name()?
+                .ok_or_else(|| bad("a link to nothing", &path))?;
             clear(&path)?;
             symlink(target, &path)?;
         } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
@@ -244,8 +248,10 @@ mod tests {
             xz.finish().unwrap(),
         ] {
             let dir = unpacked(&bytes, "");
-            let read = |name| fs::read(dir.path().join("dest").join(name)).unwrap();
-            assert_eq!((read("top/a"), read("top/hard")), (b"A".into(), b"A".into()));
+            for name in ["top/a", "top/hard"] {
+                let text = fs::read(dir.path().join("dest").join(name)).unwrap();
+                assert_eq!(text, b"A", "{name}");
+            }
         }
     }
 

@@ -4,14 +4,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 use super::BuildOptions;
 use super::plan::Plan;
+use crate::error::Context;
 use crate::steps::{Stack, StepCache};
+use crate::sys::Errno;
 use crate::vagga::marker::{self, Marker};
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
-use std::time::Duration;
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
     move |error| {
@@ -34,7 +38,7 @@ pub(super) fn is_there(project: &Project, plan: &Plan, layered: bool) -> Result<
 pub(super) fn commit(
     project: &Project,
     plan: &Plan,
-    cache: &StepCache,
+    cache: StepCache,
     stack: &Stack,
     options: BuildOptions,
     below: Option<&Root>,
@@ -45,15 +49,17 @@ pub(super) fn commit(
     let temporary = roots.join(format!(".tmp.{}.{}", plan.root_name(), std::process::id()));
     remove(&temporary)?;
     fs::create_dir(&temporary).map_err(failed(&temporary))?;
-    let outcome = fill(&temporary, cache, stack, options.layered, below)
+    let outcome = fill(&temporary, &cache, stack, options.layered, below)
         .and_then(|()| swap(&temporary, &roots.join(plan.root_name())));
     if outcome.is_err() {
         // The error that is told is the first one.
         let _ = remove(&temporary);
     }
     outcome?;
+    // It holds the layers of its build.
+    drop(cache);
     if !options.cache_each_step && !options.layered {
-        forget(cache, stack)?;
+        forget(project, stack)?;
     }
     Ok(())
 }
@@ -107,7 +113,22 @@ fn swap(new: &Path, place: &Path) -> Result<()> {
         _ => {}
     }
     fs::rename(new, place).map_err(failed(place))?;
-    remove(&old)
+    if let Err(error) = remove_unless_used(&old) {
+        log::warn!("what was there before stays until it isn't used any more: {error}");
+    }
+    Ok(())
+}
+
+/// Removes a container that was replaced, unless somebody still works with it.
+fn remove_unless_used(dir: &Path) -> Result<()> {
+    let step = "removing the former container";
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = match open(dir, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.context(step, dir)?,
+    };
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).context(step, dir)?;
+    remove(dir)
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -120,7 +141,8 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Removes the layer of a build that doesn't cache: everything of it is in the plain directory.
-fn forget(cache: &StepCache, stack: &Stack) -> Result<()> {
+fn forget(project: &Project, stack: &Stack) -> Result<()> {
+    let cache = super::cache(project)?;
     let ours: Vec<_> = stack.layers().iter().map(|layer| layer.0).collect();
     let others: Vec<_> = cache
         .layers()?

@@ -19,10 +19,7 @@ use crate::{Error, Result};
 /// Adds what `action` depends on. Steps that change no files aren't its business.
 pub(super) fn digest(contents: &mut Contents, project: &Project, action: &Action) -> Result<()> {
     match action {
-        Action::Container(_)
-        | Action::SubConfig(_)
-        | Action::Env(_)
-        | Action::Depends { .. } => {}
+        Action::Container(_) | Action::SubConfig(_) | Action::Env(_) | Action::Depends { .. } => {}
         Action::Sh(script) => contents.field("!Sh", script.as_bytes()),
         Action::Cmd(words) => {
             for word in words {
@@ -84,7 +81,10 @@ pub(super) fn digest_for_dependence(
 fn add_copy(contents: &mut Contents, project: &Project, copy: &Copy) -> Result<()> {
     contents.path("!Copy", &copy.source);
     contents.path("to", &copy.path);
-    let settings = format!("{:?} {:?} {:?} {:?}", copy.uid, copy.gid, copy.umask, copy.times);
+    let settings = format!(
+        "{:?} {:?} {:?} {:?}",
+        copy.uid, copy.gid, copy.umask, copy.times
+    );
     contents.field("settings", settings.as_bytes());
     let Some(source) = of_project(project, &copy.source) else {
         contents.field("chosen", format!("{:?}", copy.filter).as_bytes());

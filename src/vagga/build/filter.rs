@@ -131,13 +131,17 @@ impl Ignore {
         match self {
             Ignore::Matching(regex) => regex.is_match(bytes),
             Ignore::Usual => {
-                let controlled = path
-                    .iter()
-                    .any(|part| [".git", ".hg", ".svn", ".vagga"].iter().any(|name| part == *name));
+                let controlled = path.iter().any(|part| {
+                    [".git", ".hg", ".svn", ".vagga"]
+                        .iter()
+                        .any(|name| part == *name)
+                });
                 let backup = [&b"~"[..], b".bak", b".orig"]
                     .iter()
                     .any(|end| bytes.ends_with(end));
-                controlled || backup || (bytes.len() > 1 && bytes[0] == b'#' && bytes.ends_with(b"#"))
+                controlled
+                    || backup
+                    || (bytes.len() > 1 && bytes[0] == b'#' && bytes.ends_with(b"#"))
             }
         }
     }
@@ -203,7 +207,9 @@ fn glob(pattern: &str) -> String {
             && let Some(end) = rest[1..].find(']')
         {
             let set = &rest[1..=end];
-            let set = set.strip_prefix('!').map_or(set.to_owned(), |set| format!("^{set}"));
+            let set = set
+                .strip_prefix('!')
+                .map_or(set.to_owned(), |set| format!("^{set}"));
             out += &format!("[{}]", set.replace('\\', "\\\\"));
             rest = &rest[end + 2..];
             continue;
@@ -223,7 +229,8 @@ fn regex(node: &Node) -> Result<Regex> {
         // The crate's own message draws a picture of several lines.
         let text = error.to_string();
         let last = text.lines().last().unwrap_or_default();
-        node.pos.error(last.trim_start_matches("error: ").to_owned())
+        node.pos
+            .error(last.trim_start_matches("error: ").to_owned())
     })
 }
 
@@ -234,7 +241,15 @@ mod tests {
 
     fn chosen(settings: &str) -> Vec<String> {
         let top = tempfile::tempdir().unwrap();
-        for file in ["a.py", "a.pyc", "b~", ".git/x", "dir/c.py", "dir/d.txt", "dir/sub/e.py"] {
+        for file in [
+            "a.py",
+            "a.pyc",
+            "b~",
+            ".git/x",
+            "dir/c.py",
+            "dir/d.txt",
+            "dir/sub/e.py",
+        ] {
             let path = top.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
@@ -243,20 +258,35 @@ mod tests {
         let node = parse_for_test(settings).unwrap();
         let filter = Filter::take(&mut Fields::of(&node, "it").unwrap()).unwrap();
         let paths = filter.walk(top.path()).unwrap();
-        paths.iter().map(|path| path.display().to_string()).collect()
+        paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect()
     }
 
     #[test]
     fn regular_expressions() {
         assert_eq!(
             chosen("{}"),
-            ["a.py", "a.pyc", "dir", "dir/c.py", "dir/d.txt", "dir/sub", "dir/sub/e.py", "empty"]
+            [
+                "a.py",
+                "a.pyc",
+                "dir",
+                "dir/c.py",
+                "dir/d.txt",
+                "dir/sub",
+                "dir/sub/e.py",
+                "empty"
+            ]
         );
         assert_eq!(
             chosen("{include-regex: '[.]py$'}"),
             ["a.py", "dir", "dir/c.py", "dir/sub", "dir/sub/e.py"]
         );
-        assert_eq!(chosen("{ignore-regex: '^(dir|[.]git|empty)$'}"), ["a.py", "a.pyc", "b~"]);
+        assert_eq!(
+            chosen("{ignore-regex: '^(dir|[.]git|empty)$'}"),
+            ["a.py", "a.pyc", "b~"]
+        );
     }
 
     #[test]
@@ -265,7 +295,10 @@ mod tests {
         assert!(chosen("{rules: [/]}").contains(&"empty".to_owned()));
         assert!(!chosen("{rules: [/]}").contains(&"b~".to_owned()));
         assert_eq!(chosen("{rules: ['!dir']}"), [""; 0]);
-        assert_eq!(chosen("{rules: ['!dir', '/dir/*.py']}"), ["dir", "dir/c.py"]);
+        assert_eq!(
+            chosen("{rules: ['!dir', '/dir/*.py']}"),
+            ["dir", "dir/c.py"]
+        );
         assert_eq!(
             chosen("{rules: ['/**/*.py']}"),
             ["a.py", "dir", "dir/c.py", "dir/sub", "dir/sub/e.py"]

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 
-pub(super) use plan::not_plain;
 use plan::{Base, Plan};
 use session::Session;
 
@@ -51,6 +50,8 @@ pub enum Built {
     Already,
     /// Some of its steps.
     Now,
+    /// It failed; a line on stderr has said why.
+    Failed,
 }
 
 /// Builds a container, and those that it begins with where they aren't built.
@@ -68,8 +69,10 @@ fn build_plan(
     options: BuildOptions,
     is_base: bool,
 ) -> Result<Built> {
-    if let Some(Base::Ours(base)) = &plan.base {
-        build_plan(project, base, options, true)?;
+    if let Some(Base::Ours(base)) = &plan.base
+        && build_plan(project, base, options, true)? == Built::Failed
+    {
+        return Ok(Built::Failed);
     }
     let forced = options.force && !is_base;
     if !forced && commit::is_there(project, plan, options.layered)? {
@@ -89,11 +92,7 @@ fn build_plan(
     loop {
         match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, 0)) => break,
-            Ok(WaitStatus::Exited(_, _)) => {
-                return Err(Error::system("building")
-                    .at(&plan.name)
-                    .because("it isn't built"));
-            }
+            Ok(WaitStatus::Exited(_, _)) => return Ok(Built::Failed),
             Ok(WaitStatus::Signaled(_, signal, _)) => {
                 return Err(Error::system("building")
                     .at(&plan.name)

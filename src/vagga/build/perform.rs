@@ -38,18 +38,22 @@ pub(super) type Fetched = BTreeMap<String, PathBuf>;
 impl Site<'_> {
     /// Makes what every container has.
     pub(super) fn lay_out(&self) -> Result<()> {
-        self.change("making the container's directories", &Context::default(), || {
-            for dir in LAYOUT.into_iter().chain(["/etc"]) {
-                fs::create_dir_all(dir)?;
-            }
-            fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777))?;
-            for file in ["/etc/resolv.conf", "/etc/hosts"] {
-                if fs::symlink_metadata(file).is_err() {
-                    fs::File::create(file)?;
+        self.change(
+            "making the container's directories",
+            &Context::default(),
+            || {
+                for dir in LAYOUT.into_iter().chain(["/etc"]) {
+                    fs::create_dir_all(dir)?;
                 }
-            }
-            Ok(())
-        })
+                fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777))?;
+                for file in ["/etc/resolv.conf", "/etc/hosts"] {
+                    if fs::symlink_metadata(file).is_err() {
+                        fs::File::create(file)?;
+                    }
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Carries out a step.
@@ -204,7 +208,11 @@ impl Site<'_> {
             content: Content::Bind { source, access },
         };
         let mut places = vec![
-            bind("/work".as_ref(), self.project.dir().into(), Access::Writable),
+            bind(
+                "/work".as_ref(),
+                self.project.dir().into(),
+                Access::Writable,
+            ),
             Place {
                 inside: "/run".into(),
                 content: Content::Memory(Memory {

@@ -24,12 +24,12 @@ use std::path::{Path, PathBuf};
 use super::action::{Action, Written};
 use super::contents::Contents;
 use super::files;
+use crate::Result;
 use crate::steps::Digest;
 use crate::vagga::config::{Config, Container};
 use crate::vagga::idmaps::{self, Maps};
 use crate::vagga::project::Project;
 use crate::vagga::yaml::Pos;
-use crate::{Error, Result};
 
 /// A container to be built.
 #[derive(Debug)]
@@ -148,9 +148,9 @@ impl Planner<'_> {
         let container = self.project.config().container(name)?;
         if self.trail.iter().any(|known| known == name) {
             let way = self.trail.join(" -> ");
-            return Err(container
-                .pos
-                .error(format!("containers are based on each other: {way} -> {name}")));
+            return Err(container.pos.error(format!(
+                "containers are based on each other: {way} -> {name}"
+            )));
         }
         self.trail.push(name.to_owned());
         let maps = idmaps::for_build(container)?;
@@ -175,7 +175,10 @@ impl Planner<'_> {
         let mut contents = Contents::new();
         contents.field("users", maps.users.to_text().as_bytes());
         contents.field("groups", maps.groups.to_text().as_bytes());
-        contents.field("ids asked for", format!("{:?}", (&container.uids, &container.gids)).as_bytes());
+        contents.field(
+            "ids asked for",
+            format!("{:?}", (&container.uids, &container.gids)).as_bytes(),
+        );
         let seed = Digest::of(contents.bytes());
         let finish = draft.finish_with_bytes();
         let mut digest = seed;
@@ -228,9 +231,12 @@ impl Planner<'_> {
                 let file = dir.join(&sub.path);
                 let config = Config::read(file.parent().unwrap_or(&dir), Some(&file))?;
                 if self.trail.len() > 16 {
-                    return Err(written.pos.error("configurations take steps from each other"));
+                    return Err(written
+                        .pos
+                        .error("configurations take steps from each other"));
                 }
-                self.trail.push(format!("{}:{}", file.display(), sub.container));
+                self.trail
+                    .push(format!("{}:{}", file.display(), sub.container));
                 let outcome = config
                     .container(&sub.container)
                     .and_then(|container| self.add_all(draft, container, Some(number)));
@@ -311,7 +317,11 @@ impl Planner<'_> {
 
     /// What the steps of a base leave to those after them. Steps that aren't known leave nothing.
     fn inherit(&self, draft: &mut Draft, container: &Container) {
-        for written in container.setup.iter().filter_map(|node| Written::read(node).ok()) {
+        for written in container
+            .setup
+            .iter()
+            .filter_map(|node| Written::read(node).ok())
+        {
             match written.action {
                 Action::Container(name) => {
                     if let Ok(base) = self.project.config().container(&name)
@@ -376,12 +386,4 @@ fn environ() -> BTreeMap<String, String> {
 pub(super) fn of_project(project: &Project, inside: &Path) -> Option<PathBuf> {
     let below = inside.strip_prefix("/work").ok()?;
     Some(project.dir().join(below))
-}
-
-/// An error about a container that can't be used for this.
-pub(super) fn not_plain(name: &Path) -> Error {
-    Error::usage("looking into the container")
-        .at(name)
-        .because("it was built with --layered, so there is no plain directory of it")
-        .remedy("build it without --layered")
 }

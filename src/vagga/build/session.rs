@@ -10,6 +10,7 @@ use crate::container::{Standing, enter};
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
 use crate::steps::{Begun, Digest, Stack, Step, StepCache, Work};
+use crate::sys::random;
 use crate::vagga::lowers::Lowers;
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
@@ -57,9 +58,8 @@ impl<'p> Session<'p> {
         session.fetched = fetched;
         if fresh {
             let mut salt = [0; 16];
-            getrandom::fill(&mut salt).map_err(|error| {
-                Error::system("starting the build").because(format!("no random numbers: {error}"))
-            })?;
+            random::fill(&mut salt)
+                .map_err(|errno| Error::system("finding random numbers").errno(errno))?;
             session.salt = Some(salt);
         }
         Ok(session)
@@ -106,7 +106,14 @@ impl<'p> Session<'p> {
                 }
             };
         }
-        commit::commit(self.project, self.plan, &cache, &stack, self.options, self.below())?;
+        commit::commit(
+            self.project,
+            self.plan,
+            cache,
+            &stack,
+            self.options,
+            self.below(),
+        )?;
         if let Some(base) = &self.base {
             base.touch();
         }
@@ -155,17 +162,17 @@ impl<'p> Session<'p> {
             Some(top) => cache.stack(top)?.ok_or_else(|| lowers.gone(root))?,
             None => {
                 let base = self.base_digest();
-                Stack::on(lowers.dirs().iter().cloned(), seed.then(base.to_string().as_bytes()))
+                Stack::on(
+                    lowers.dirs().iter().cloned(),
+                    seed.then(base.to_string().as_bytes()),
+                )
             }
         };
         Ok((stack, Some(lowers)))
     }
 
     fn base_digest(&self) -> Digest {
-        self.plan
-            .base
-            .as_ref()
-            .map_or(self.plan.seed, Base::digest)
+        self.plan.base.as_ref().map_or(self.plan.seed, Base::digest)
     }
 
     fn groups(&self) -> Vec<Group<'p>> {

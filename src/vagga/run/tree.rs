@@ -100,7 +100,13 @@ impl Tree {
     }
 
     /// With a writable layer in `directory`.
-    pub(super) fn writable(built: &Root, directory: &Path, end: End, means: Means) -> Result<Self> {
+    pub(super) fn writable(
+        project: &Project,
+        built: &Root,
+        directory: &Path,
+        end: End,
+        means: Means,
+    ) -> Result<Self> {
         let step = "making the directory of the run";
         if let Some(parent) = directory.parent() {
             fs::create_dir_all(parent)
