@@ -77,11 +77,6 @@ impl Config {
         })
     }
 
-    /// All of them, by name.
-    pub(super) fn containers(&self) -> impl Iterator<Item = &Container> {
-        self.containers.values()
-    }
-
     /// Reads one file; what is known already stays. Returns the files that it mixes in.
     fn add(&mut self, file: &Path) -> Result<Vec<PathBuf>> {
         let node = load(file)?;

@@ -15,23 +15,13 @@ use crate::Error;
 
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pos {
+pub(super) struct Pos {
     file: Rc<Path>,
     line: usize,
     column: usize,
 }
 
 impl Pos {
-    /// The file.
-    pub fn file(&self) -> &Path {
-        &self.file
-    }
-
-    /// The line, the first one is 1.
-    pub fn line(&self) -> usize {
-        self.line
-    }
-
     /// An error about what is found here.
     pub(super) fn error(&self, why: impl Into<String>) -> Error {
         Error::usage("reading the configuration")

@@ -81,7 +81,8 @@ fn build_plan(
     }
     // Whatever has to be fetched, and the base's lock, from outside.
     let session = Session::prepare(project, plan, options, forced)?;
-    let child = process::fork(|| match session.run() {
+    let parent = nix::unistd::getpid();
+    let child = process::fork(|| match session.run(parent) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("overfall: {error}");

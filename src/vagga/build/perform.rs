@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::getpid;
 use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 
 use super::action::{Action, RunAs};
@@ -137,7 +138,19 @@ impl Site<'_> {
                 return Ok(());
             }
             keep_only(Path::new("/"), &finish.data_dirs)
-        })
+        })?;
+        let work = Path::new("/work");
+        let kept = finish.data_dirs.iter().any(|kept| kept.starts_with(work));
+        if !finish.data_dirs.is_empty() && !kept {
+            // While the project was mounted on it, it couldn't go.
+            let place = self.tree.join("work");
+            fs::remove_dir(&place).map_err(|error| {
+                Error::system("finishing")
+                    .at(&place)
+                    .because(error.to_string())
+            })?;
+        }
+        Ok(())
     }
 
     /// A shell in the tree as it is.
@@ -181,7 +194,12 @@ impl Site<'_> {
         };
         // A child, because a process can make only one pid namespace for its children.
         let step = "running a command";
-        let child = process::fork(|| match launch(root, command, None, &[]) {
+        let parent = getpid();
+        let run = || {
+            process::end_with(parent).context(step, self.tree)?;
+            launch(root, command, None, &[])
+        };
+        let child = process::fork(|| match run() {
             Ok(Ended::Exited(code)) => code,
             Ok(Ended::Killed(signal)) => u8::try_from(128 + signal as i32).unwrap_or(u8::MAX),
             Ok(Ended::NotStarted) => TOLD,
@@ -264,8 +282,10 @@ impl Site<'_> {
         work: impl FnOnce() -> io::Result<()>,
     ) -> Result<()> {
         let caches = self.caches(context)?;
+        let parent = getpid();
         let child = process::fork(|| {
-            let outcome = self.enter(&caches).and_then(|()| {
+            let bound = process::end_with(parent).context(step, self.tree);
+            let outcome = bound.and_then(|()| self.enter(&caches)).and_then(|()| {
                 work().map_err(|error| Error::system(step).because(error.to_string()))
             });
             match outcome {

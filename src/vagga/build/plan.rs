@@ -88,13 +88,6 @@ pub(super) struct Finish {
 pub(super) const LAYOUT: [&str; 6] = ["/dev", "/proc", "/run", "/sys", "/tmp", "/work"];
 
 impl Base {
-    pub(super) fn name(&self) -> &str {
-        match self {
-            Base::Ours(plan) => &plan.name,
-            Base::Vaggas { name, .. } => name,
-        }
-    }
-
     pub(super) fn digest(&self) -> Digest {
         match self {
             Base::Ours(plan) => plan.digest,

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use nix::unistd::Pid;
+
 use super::action::Action;
 use super::perform::{Fetched, Site};
 use super::plan::{Base, Context, Plan, Planned};
 use super::{BuildOptions, StepState, archive, cache, commit};
 use crate::container::{Standing, enter};
+use crate::error::Context as _;
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
 use crate::steps::{Begun, Digest, Stack, Step, StepCache, Work};
-use crate::sys::random;
+use crate::sys::{process, random};
 use crate::vagga::lowers::Lowers;
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
@@ -89,9 +92,11 @@ impl<'p> Session<'p> {
         self.plan.overlay || self.options.overlay
     }
 
-    /// Builds it. The process is in the container's namespaces afterwards.
-    pub(super) fn run(&self) -> Result<()> {
+    /// Builds it. The process is in the container's namespaces afterwards, and ends with `parent`,
+    /// which has forked it: the mounts and processes of a killed build go with it.
+    pub(super) fn run(&self, parent: Pid) -> Result<()> {
         enter(Standing::of_self(), &self.plan.maps.identity())?;
+        process::end_with(parent).context("building", self.project.dir())?;
         let cache = cache(self.project)?.backend(self.options.backend);
         let (mut stack, _lowers) = self.bottom(&cache)?;
         for group in self.groups() {
