@@ -188,7 +188,7 @@ fn layers_hold_what_was_changed(place: &Place) {
         (0o020_000, 0)
     );
     assert_eq!(
-        xattr_get(&data.join("dir"), "user.overlay.opaque").unwrap(),
+        xattr_get(data.join("dir"), "user.overlay.opaque").unwrap(),
         b"y"
     );
     let layer = &cache.steps(&stack).unwrap()[0];
@@ -238,8 +238,8 @@ fn flattened_it_is_what_was_mounted(place: &Place) {
             fs::remove_file(root.join("dir/deep")).unwrap();
             fs::create_dir(root.join("dir/deep")).unwrap();
             fs::remove_dir_all(root.join("new")).unwrap();
-            xattr_set(&root.join("dir"), "user.more", b"more").unwrap();
-            xattr_set(&root.join("dir"), "user.overlay.mine", b"escaped").unwrap();
+            xattr_set(root.join("dir"), "user.more", b"more").unwrap();
+            xattr_set(root.join("dir"), "user.overlay.mine", b"escaped").unwrap();
         },
         &|root| {
             let sparse = File::options()
@@ -279,7 +279,7 @@ fn flattened_it_is_what_was_mounted(place: &Place) {
         sparse.blocks()
     );
     assert_eq!(
-        xattr_get(&dest.join("dir"), "user.overlay.mine").unwrap(),
+        xattr_get(dest.join("dir"), "user.overlay.mine").unwrap(),
         b"escaped"
     );
 }
