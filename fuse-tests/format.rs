@@ -1,14 +1,14 @@
 //! The upper layer as it's left behind: what the kernel would have left, and what it takes up.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{FileType, RenameFlags};
 
 use crate::common::{
     Carrier, Limit, Node, Snapshot, Tree, cases, chmod, mknod, rename2, set_times, sketch, skip,
-    xattr_set,
+    stat, xattr_get, xattr_set,
 };
 
 cases! {
@@ -19,6 +19,7 @@ cases! {
     userxattr_as_root: Limit::Root("a plain user has nothing else"),
     work_directory_is_empty_afterwards,
     unclean_work_directory_is_swept,
+    directory_put_there_by_hand_gets_its_origin,
     no_sentinels_and_no_private_names_of_our_own,
     volatile_leaves_its_mark,
     second_mount_of_an_upper_in_use: Limit::Fuse("the kernel only warns"),
@@ -397,6 +398,28 @@ fn unclean_work_directory_is_swept(t: &Tree) {
     let left = sketch(&t.work(""));
     assert!(!left.iter().any(|line| line.contains("left")), "{left:?}");
     t.mount();
+}
+
+fn directory_put_there_by_hand_gets_its_origin(t: &Tree) {
+    t.lower(&["d/e/f=F", "o/f=F"]);
+    for path in ["d/e", "o", "alone"] {
+        fs::create_dir_all(t.upper(path)).unwrap();
+    }
+    xattr_set(t.upper("o"), &t.private("opaque"), b"y").unwrap();
+    t.mount();
+    let value = |path: &str, suffix: &str| xattr_get(t.upper(path), &t.private(suffix));
+    assert_eq!(value("d", "origin"), None, "nobody has looked it up");
+    let before = [t.at("d"), t.at("d/e"), t.at("o"), t.at("alone")].map(|path| stat(path).ino());
+    for (path, parent) in [("d", ""), ("d/e", "d")] {
+        assert!(value(path, "origin").is_some(), "{path} has no origin");
+        assert_eq!(value(parent, "impure").as_deref(), Some(&b"y"[..]), "{parent}: impure");
+    }
+    for path in ["o", "alone"] {
+        assert_eq!(value(path, "origin"), None, "{path} has no lower part");
+    }
+    t.remount();
+    let after = [t.at("d"), t.at("d/e"), t.at("o"), t.at("alone")].map(|path| stat(path).ino());
+    assert_eq!(before, after);
 }
 
 fn no_sentinels_and_no_private_names_of_our_own(t: &Tree) {

@@ -289,10 +289,7 @@ fn leftovers(dir: &Path) -> Vec<String> {
     let mut left: Vec<String> = Vec::new();
     for (_, point) in mounts_below(dir) {
         left.push(format!("mount {}", point.display()));
-        drop(nix::mount::umount2(
-            &point,
-            nix::mount::MntFlags::MNT_DETACH,
-        ));
+        let _ = nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH);
     }
     let wanted = dir.join("library");
     let about = || -> Vec<(i32, String)> {

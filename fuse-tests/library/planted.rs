@@ -49,9 +49,9 @@ pub(crate) fn plant(place: &Place, name: &str) -> PathBuf {
     ] {
         fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
     }
-    xattr_set(&at("file"), "user.overfall", b"value").unwrap();
-    xattr_set(&at("dir"), "user.dir", b"d").unwrap();
-    xattr_set(&at(""), "user.top", b"t").unwrap();
+    xattr_set(at("file"), "user.overfall", b"value").unwrap();
+    xattr_set(at("dir"), "user.dir", b"d").unwrap();
+    xattr_set(at(""), "user.top", b"t").unwrap();
     let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
     for name in ["file", "dir/one", "dir", "empty", ""] {
         File::open(at(name)).unwrap().set_modified(old).unwrap();

@@ -29,6 +29,8 @@ cases! {
     a_dropped_one_unmounts,
     one_can_be_left_to_its_namespace,
     two_at_once,
+    hard_links_stay_links,
+    killed_while_it_is_made,
     one_of_a_snapshot,
     what_is_mounted_below_is_not_part,
     auto_takes_the_first_that_works,
@@ -345,6 +347,62 @@ fn one_can_be_left_to_its_namespace(place: &Place) {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     nix::mount::umount2(&top, nix::mount::MntFlags::MNT_DETACH).unwrap();
     assert!(!top.join("new").exists());
+}
+
+/// As the machine's root. In a user namespace an overlay can't keep lower links together once one of
+/// them was written: each name is then a file of its own, as in a kernel overlay.
+fn hard_links_stay_links(place: &Place) {
+    let top = plant(place, "top");
+    let snapshot = place.take(place.snapshot(&top));
+    let at = |name: &str| top.join(name);
+    File::options()
+        .append(true)
+        .open(at("dir/one"))
+        .unwrap()
+        .write_all(b"y\n")
+        .unwrap();
+    let together = place.by == By::Copy || place.way == Way::Root;
+    let other = if together { "linked\ny\n" } else { "linked\n" };
+    assert_eq!(fs::read_to_string(at("dir/one")).unwrap(), "linked\ny\n");
+    assert_eq!(fs::read_to_string(at("dir/two")).unwrap(), other);
+    if together {
+        let [one, two] = ["dir/one", "dir/two"].map(|name| at(name).metadata().unwrap());
+        assert_eq!((one.ino(), one.nlink(), two.nlink()), (two.ino(), 2, 2));
+        fs::remove_file(at("dir/one")).unwrap();
+        assert_eq!(at("dir/two").metadata().unwrap().nlink(), 1);
+    }
+    snapshot.unmount().unwrap();
+    assert_eq!(fs::read_to_string(at("dir/one")).unwrap(), "linked\n");
+}
+
+/// At any moment: the target is as it was, or the snapshot is there as a whole.
+fn killed_while_it_is_made(place: &Place) {
+    let top = plant(place, "top");
+    let before = look(&top);
+    let mut made = 0;
+    for turn in 0..30_u64 {
+        let maker = overfall::sys::process::fork(|| {
+            place.take(place.snapshot(&top)).forget();
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            0
+        })
+        .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(700 * turn));
+        nix::sys::signal::kill(maker, nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::wait::waitpid(maker, None).unwrap();
+        let mounts = mounts_below(&place.dir);
+        assert!(mounts.len() <= 1, "turn {turn}: {mounts:?}");
+        look(&top).assert_same("after the kill", &before, "before");
+        if let Some((_, point)) = mounts.first() {
+            assert_eq!(point, &top);
+            fs::write(top.join("new"), "new").unwrap();
+            nix::mount::umount2(&top, nix::mount::MntFlags::empty()).unwrap();
+            made += 1;
+        }
+        assert!(!top.join("new").exists());
+    }
+    println!("made: {made}");
+    assert_eq!(fs::read_dir(&place.dir).unwrap().count(), 1);
 }
 
 fn two_at_once(place: &Place) {

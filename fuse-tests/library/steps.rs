@@ -14,7 +14,7 @@ use overfall::steps::{Begun, Digest, Outcome, Removal, Stack, Step, StepCache, W
 use overfall::sys::process;
 use overfall::union::Owners;
 
-use crate::bench::{By, Case, Place, mounts_below, skip};
+use crate::bench::{By, Case, Place, mounts_below, skip, until};
 use crate::common::{self, xattr_get, xattr_set};
 use crate::planted::{look, plant};
 
@@ -188,12 +188,12 @@ fn layers_hold_what_was_changed(place: &Place) {
         (0o020_000, 0)
     );
     assert_eq!(
-        xattr_get(&data.join("dir"), "user.overlay.opaque").unwrap(),
+        xattr_get(data.join("dir"), "user.overlay.opaque").unwrap(),
         b"y"
     );
     let layer = &cache.steps(&stack).unwrap()[0];
-    // The empty file system below has nothing of it; the base counts for nothing.
-    assert_eq!((layer.files, layer.bytes), (4, 4 + 4));
+    // The base counts for nothing.
+    assert_eq!((layer.files, layer.bytes), (4, 4 + 3));
 
     let second = work(&cache, &stack, &Step::new("look", "look"));
     let root = second.root();
@@ -238,8 +238,8 @@ fn flattened_it_is_what_was_mounted(place: &Place) {
             fs::remove_file(root.join("dir/deep")).unwrap();
             fs::create_dir(root.join("dir/deep")).unwrap();
             fs::remove_dir_all(root.join("new")).unwrap();
-            xattr_set(&root.join("dir"), "user.more", b"more").unwrap();
-            xattr_set(&root.join("dir"), "user.overlay.mine", b"escaped").unwrap();
+            xattr_set(root.join("dir"), "user.more", b"more").unwrap();
+            xattr_set(root.join("dir"), "user.overlay.mine", b"escaped").unwrap();
         },
         &|root| {
             let sparse = File::options()
@@ -264,8 +264,8 @@ fn flattened_it_is_what_was_mounted(place: &Place) {
     let dest = flat(place, &cache, &stack, "flat");
     let links = |snapshot: common::Snapshot| {
         snapshot.adjust(|path, node| {
-            // One name was copied up: the kernel counts the other one all the same.
-            if path == Path::new("dir/two") {
+            // Of each the other name was changed or removed. An overlay counts it all the same.
+            if [Path::new("dir/one"), Path::new("dir/two")].contains(&path) {
                 node.nlink = 1;
             }
             true
@@ -274,12 +274,12 @@ fn flattened_it_is_what_was_mounted(place: &Place) {
     links(look_closely(&dest)).assert_same("flat", &links(mounted), "mounted");
     let sparse = dest.join("sparse").metadata().unwrap();
     assert!(
-        sparse.blocks() * 512 < 1 << 20,
+        sparse.blocks() * 512 < 4 << 20,
         "{} blocks",
         sparse.blocks()
     );
     assert_eq!(
-        xattr_get(&dest.join("dir"), "user.overlay.mine").unwrap(),
+        xattr_get(dest.join("dir"), "user.overlay.mine").unwrap(),
         b"escaped"
     );
 }
@@ -362,19 +362,19 @@ fn abandoned_work_leaves_no_trace(place: &Place) {
     let (stack, _) = build(&cache, &["a"]);
     let dir = place.dir.join("cache");
     let look = |part: &str| look(&dir.join(part));
-    let before = ["layers", "new", "empty"].map(look);
+    let before = ["layers", "new", "empty", "locks"].map(look);
     let step = Step::new("", "b");
     let first = work(&cache, &stack, &step);
     fs::create_dir_all(first.root().join("some/thing")).unwrap();
     fs::remove_file(first.root().join("0")).unwrap();
     assert_eq!(mounts_below(&dir).len(), 1);
     first.abandon().unwrap();
-    assert_eq!(["layers", "new", "empty"].map(look), before);
+    assert_eq!(["layers", "new", "empty", "locks"].map(look), before);
     // Dropped while in use.
     let second = work(&cache, &stack, &step);
     let file = File::create(second.root().join("open")).unwrap();
     drop(second);
-    assert_eq!(["layers", "new", "empty"].map(look), before);
+    assert_eq!(["layers", "new", "empty", "locks"].map(look), before);
     assert!(mounts_below(&dir).is_empty());
     drop(file);
     // One that is in use can't be committed.
@@ -383,7 +383,7 @@ fn abandoned_work_leaves_no_trace(place: &Place) {
     let error = third.commit().unwrap_err().to_string();
     assert!(error.contains("in use"), "{error}");
     drop(file);
-    assert_eq!(["layers", "new", "empty"].map(look), before);
+    assert_eq!(["layers", "new", "empty", "locks"].map(look), before);
     assert!(mounts_below(&dir).is_empty());
     // The step can still be made.
     work(&cache, &stack, &step).commit().unwrap();
@@ -447,22 +447,28 @@ fn two_builds_make_each_step_once(place: &Place) {
 fn who_waits_builds_when_the_other_gives_up(place: &Place) {
     let cache = open(place);
     let step = Step::new("", "step");
-    let first = work(&cache, &seed(), &step);
-    let (mut read, write) = std::io::pipe().unwrap();
+    let (wait, go) = std::io::pipe().unwrap();
     let other = process::fork(|| {
-        let cache = open(place);
-        drop(write.try_clone());
-        let work = work(&cache, &seed(), &step);
+        rustix::io::read(&wait, &mut [0; 1][..]).unwrap();
+        let work = work(&open(place), &seed(), &step);
         fs::write(work.root().join("by the other"), "").unwrap();
         work.commit().unwrap();
         0
     })
     .unwrap();
-    drop(write);
+    let first = work(&cache, &seed(), &step);
+    rustix::io::write(&go, b"x").unwrap();
     std::thread::sleep(Duration::from_millis(100));
+    // What this process forks meanwhile doesn't keep the lock.
+    let bystander = process::fork(|| {
+        std::thread::sleep(Duration::from_secs(60));
+        0
+    })
+    .unwrap();
     first.abandon().unwrap();
     waitpid(other, None).unwrap();
-    std::io::Read::read(&mut read, &mut [0; 1]).unwrap();
+    kill(bystander, Signal::SIGKILL).unwrap();
+    waitpid(bystander, None).unwrap();
     match cache.begin(&seed(), &step).unwrap() {
         Begun::Hit(stack) => {
             let data = data_of(place, stack.digest()).join("d");
@@ -517,7 +523,7 @@ fn damaged_layers_are_made_again(place: &Place) {
     }
 }
 
-/// Builds until it is killed: many small steps, each with a hundred files.
+/// Builds until it is killed: many small steps, each with a few files.
 fn build_on(place: &Place) -> u8 {
     let cache = open(place);
     let mut stack = seed();
@@ -528,7 +534,7 @@ fn build_on(place: &Place) -> u8 {
         {
             Begun::Hit(stack) => stack,
             Begun::Work(work) => {
-                for file in 0..100 {
+                for file in 0..20 {
                     fs::write(work.root().join(format!("{number}-{file}")), [7; 500]).unwrap();
                 }
                 work.commit().unwrap()
@@ -540,7 +546,7 @@ fn build_on(place: &Place) -> u8 {
 
 fn killed_builds_leave_a_sound_cache(place: &Place) {
     drop(open(place));
-    let mut most = 0;
+    let (mut most, mut slowness) = (0, 0);
     for turn in 0..12_u64 {
         let builder = process::fork(|| {
             // What it mounts ends with it.
@@ -548,14 +554,15 @@ fn killed_builds_leave_a_sound_cache(place: &Place) {
             build_on(place)
         })
         .unwrap();
-        std::thread::sleep(Duration::from_millis(120 + 37 * (turn * 7 % 12)));
+        std::thread::sleep(Duration::from_millis(150 + 37 * (turn * 7 % 12) + slowness));
         kill(builder, Signal::SIGKILL).unwrap();
         waitpid(builder, None).unwrap();
+        // A server on its way out may still have what its builder had.
+        until("what was left is swept", || {
+            drop(open(place));
+            names(&place.dir.join("cache/new")).is_empty()
+        });
         let cache = open(place);
-        assert!(
-            names(&place.dir.join("cache/new")).is_empty(),
-            "turn {turn}"
-        );
         let mut stack = seed();
         let mut count = 0;
         while let Some(next) = cache
@@ -576,9 +583,11 @@ fn killed_builds_leave_a_sound_cache(place: &Place) {
         assert!(
             layers
                 .iter()
-                .all(|layer| (layer.files, layer.bytes) == (100, 50_000))
+                .all(|layer| (layer.files, layer.bytes) == (20, 10_000))
         );
         assert!(count >= most, "turn {turn}");
+        // A machine on which nothing gets done in that time gets more of it.
+        slowness += if count > most { 0 } else { 150 };
         most = count;
     }
     assert!(most > 0, "no build came so far");
@@ -591,10 +600,7 @@ fn killed_builds_leave_a_sound_cache(place: &Place) {
                 .unwrap()
                 .unwrap();
         }
-        assert_eq!(
-            names(&flat(place, &cache, &stack, "flat")).len(),
-            100 * most
-        );
+        assert_eq!(names(&flat(place, &cache, &stack, "flat")).len(), 20 * most);
     }
 }
 
@@ -638,6 +644,8 @@ fn what_lives_is_not_swept(place: &Place) {
     drop(open(place));
     assert!(mounts_below(&dir).is_empty());
     assert!(names(&dir.join("new")).is_empty());
+    assert_eq!(names(&dir.join("locks")).len(), 1);
+    assert_eq!(names(&dir.join("locks")).len(), 1);
 }
 
 fn unused_layers_are_removed(place: &Place) {
@@ -728,30 +736,26 @@ fn a_stack_is_found_again(place: &Place) {
     mounted.unmount().unwrap();
 }
 
-/// A package manager that gives files to users this namespace doesn't have.
 fn owners_that_are_recorded(place: &Place) {
-    if place.has_ids() || place.by == By::Kernel {
-        skip("for a namespace with one id, on FUSE");
+    let plain = StepCache::open(place.dir.join("cache")).unwrap();
+    let cache = StepCache::open(place.dir.join("cache"))
+        .unwrap()
+        .owners(Owners::FakeRoot);
+    let step = Step::new("", "step");
+    assert_ne!(cache.digest(&seed(), &step), plain.digest(&seed(), &step));
+    if place.by == By::Kernel {
+        skip("on FUSE alone");
     }
-    let cache = open(place).owners(Owners::FakeRoot);
-    let step = Step::new("", "chown");
-    assert_ne!(
-        cache.digest(&seed(), &step),
-        open(place).digest(&seed(), &step)
-    );
+    // Nobody else reads its records.
     let first = work(&cache, &seed(), &step);
+    assert_eq!(first.carrier(), Carrier::Fuse);
     fs::write(first.root().join("file"), "x").unwrap();
-    chown(first.root().join("file"), Some(33), Some(44)).unwrap();
     let stack = first.commit().unwrap();
-    let second = work(&cache, &stack, &Step::new("", "look"));
-    let meta = second.root().join("file").metadata().unwrap();
-    assert_eq!((meta.uid(), meta.gid()), (33, 44));
-    drop(second);
-    // A plain directory can't say more than this user can: the record stays with the file.
-    let dest = flat(place, &cache, &stack, "flat");
-    assert_eq!(dest.join("file").metadata().unwrap().uid(), 0);
-    let record = xattr_get(&dest.join("file"), "user.containers.override_stat").unwrap();
-    assert!(record.starts_with(b"33:44:"));
+    assert_eq!(
+        fs::read(flat(place, &cache, &stack, "flat").join("file")).unwrap(),
+        b"x"
+    );
+    assert!(plain.find(&seed(), &step).unwrap().is_none());
 }
 
 fn bad_input_is_one_line(place: &Place) {

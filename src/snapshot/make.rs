@@ -9,7 +9,7 @@ use rustix::mount::{MountFlags as Flags, UnmountFlags, mount, mount_remount, unm
 
 use super::owners::{all_belong_to, give_all_to};
 use super::stage::Stage;
-use super::{Made, Means, Progress};
+use super::{Made, Means, Progress, STEP};
 use crate::backend::{Backend, Carrier, Mounted};
 use crate::error::Context;
 use crate::flatten::{Flatten, Meter, Owner, make_like};
@@ -99,8 +99,19 @@ impl Wish {
     fn overlay(&self, stage: &Stage, backend: Backend, owners: Owners) -> Result<Mounted> {
         let changes = stage.changes();
         self.tmpfs(&changes, self.size.max(ROOM_TO_START))?;
-        let mounted = self.overlay_on(stage, &changes, backend, owners);
-        let outcome = mounted.and_then(|mounted| {
+        // Lower hard links stay links where that can be had: a copy's would.
+        let links: &[Switch] = match Privilege::current() {
+            Privilege::Machine => &[Switch::On, Switch::Off],
+            Privilege::Namespace | Privilege::None => &[Switch::Off],
+        };
+        let mut outcome = Err(Error::system(STEP).at(&self.target));
+        for index in links {
+            outcome = self.overlay_on(stage, backend, owners, *index);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let outcome = outcome.and_then(|mounted| {
             if self.size < ROOM_TO_START {
                 let flags = Flags::NOSUID | Flags::NODEV;
                 mount_remount(&changes, flags, data(self.size, None).as_c_str())
@@ -118,20 +129,24 @@ impl Wish {
     fn overlay_on(
         &self,
         stage: &Stage,
-        changes: &Path,
         backend: Backend,
         owners: Owners,
+        index: Switch,
     ) -> Result<Mounted> {
-        let (upper, work) = (changes.join("upper"), changes.join("work"));
-        for dir in [&upper, &work] {
+        // An upper directory that was tried with an index isn't taken without.
+        let layers = stage.changes().join(match index {
+            Switch::On => "indexed",
+            Switch::Off => "plain",
+        });
+        let (upper, work) = (layers.join("upper"), layers.join("work"));
+        for dir in [&layers, &upper, &work] {
             fs::create_dir(dir)
                 .map_err(|error| from_io(&error))
                 .context("making the layer of the changes", dir)?;
         }
         self.dress_root(&upper)?;
         let lower = stage.lower();
-        let by_kernel = backend == Backend::Native;
-        let gives = by_kernel && self.owner != Owner::default();
+        let gives = backend == Backend::Native && self.owner != Owner::default();
         let mounted = Overlay::writable([lower.as_path()].into_iter(), upper, work, stage.merged())
             .backend(backend)
             .owners(owners)
@@ -140,6 +155,7 @@ impl Wish {
                 options.allow_other = true;
                 // Nothing of it outlives the mount.
                 options.fsync = Fsync::Volatile;
+                options.index = (index == Switch::On).then_some(index);
                 if gives && Privilege::current() == Privilege::Machine {
                     // New owners for all, and no data is copied.
                     options.metacopy = Some(Switch::On);

@@ -125,15 +125,18 @@ pub(super) fn place(tree: &OwnedFd, target: &Path) -> Result<(), Errno> {
 /// Nothing that happens on the stage may be seen outside.
 fn keep_apart(target: &Path) -> Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    // In a chroot "/" is no mount point; what matters is the mount that the target is in.
-    let done = target
-        .ancestors()
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .map(|path| mount_change(path, private))
-        .fold(Err(Errno::INVAL), |done, one| done.or(one));
-    done.context("keeping the snapshot's mounts apart", target)
+    // In a chroot "/" is no mount point; the topmost one above the target has it and its like.
+    let above: Vec<&Path> = target.ancestors().collect();
+    let mut last = Errno::INVAL;
+    for path in above.into_iter().rev() {
+        match mount_change(path, private) {
+            Ok(()) => return Ok(()),
+            Err(errno) => last = errno,
+        }
+    }
+    Err(Error::system("keeping the snapshot's mounts apart")
+        .at(target)
+        .errno(last))
 }
 
 fn no_clone(source: &Path, errno: Errno) -> Error {

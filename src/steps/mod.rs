@@ -60,7 +60,7 @@ use crate::error::Context;
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
 use crate::options::MAX_LOWER;
-use crate::sys::{Errno, from_io};
+use crate::sys::from_io;
 use crate::union::Owners;
 use crate::{Error, Result};
 
@@ -274,9 +274,11 @@ impl StepCache {
         const STEP: &str = "looking for the layers of a build";
         let mut lowers = Vec::new();
         for (digest, _) in stack.layers.iter().rev() {
-            let kept = self.room.keep(*digest, Patience::DontWait)?;
             let data = self.room.layer(*digest).join(DATA);
-            if !kept || !data.is_dir() {
+            // Looked at again when nobody can remove it any more.
+            let there =
+                data.is_dir() && self.room.keep(*digest, Patience::DontWait)? && data.is_dir();
+            if !there {
                 self.room.let_go(*digest);
                 return Err(Error::usage(STEP)
                     .at(&data)
@@ -337,15 +339,7 @@ impl StepCache {
         )))?;
         let root = fs::File::open(&draft.path).map_err(failed)?;
         rustix::fs::syncfs(&root).context(STEP, dest)?;
-        let (from, to) = (&draft.path, dest);
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)
-            .or_else(|errno| match errno {
-                // A file system that doesn't know the flag.
-                Errno::INVAL => rustix::fs::rename(from, to),
-                errno => Err(errno),
-            })
-            .context(STEP, dest)?;
+        room::rename(&draft.path, dest).context(STEP, dest)?;
         Ok(Flattened {
             files: totals.files,
             bytes: totals.bytes,

@@ -47,7 +47,7 @@ pub(super) fn unused(
         };
         if removal == Removal::Real {
             room.discard(&room.layer(layer.digest))?;
-            room.unlink_lock(name.as_ref(), lock);
+            room.forget(name.as_ref(), lock);
         }
         removed.push(layer.clone());
     }
@@ -70,7 +70,7 @@ fn damaged(room: &Room) -> Result<()> {
         {
             log::info!("{}: damaged", path.display());
             room.discard(&path)?;
-            room.unlink_lock(name, lock);
+            room.forget(name, lock);
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, openat, renameat_with};
 
 use super::Digest;
 use super::manifest::is_name;
@@ -46,6 +46,17 @@ pub(super) enum Patience {
 #[derive(Debug)]
 pub(super) struct Lock {
     file: OwnedFd,
+    owner: u32,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Processes that were forked meanwhile have copies of the descriptor, which would keep the
+        // lock; theirs must not take it from us, either.
+        if self.owner == std::process::id() {
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+    }
 }
 
 const STEP: &str = "opening the cache of build steps";
@@ -179,7 +190,10 @@ impl Room {
             let ours = rustix::fs::fstat(&file).context(STEP, &path)?;
             let there = rustix::fs::stat(&path);
             if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)) {
-                return Ok(Some(Lock { file }));
+                return Ok(Some(Lock {
+                    file,
+                    owner: std::process::id(),
+                }));
             }
         }
     }
@@ -211,10 +225,12 @@ impl Room {
         Ok(())
     }
 
-    /// Removes the lock file of a layer that is gone. Needs the lock, alone.
-    pub(super) fn unlink_lock(&self, name: &OsStr, lock: Lock) {
-        // One that stays is used again.
-        let _ = fs::remove_file(self.dir.join("locks").join(name));
+    /// Lets a lock go, and removes its file where there is no such layer. Needs the lock alone.
+    pub(super) fn forget(&self, name: &OsStr, lock: Lock) {
+        if !self.dir.join("layers").join(name).exists() {
+            // One that stays is used again.
+            let _ = fs::remove_file(self.dir.join("locks").join(name));
+        }
         drop(lock);
     }
 
@@ -265,6 +281,22 @@ impl Room {
                 }
             }
         }
+        self.sweep_locks()
+    }
+
+    /// Removes the lock files of layers that were never finished.
+    fn sweep_locks(&self) -> Result<()> {
+        let locks = self.dir.join("locks");
+        let entries = fs::read_dir(&locks)
+            .map_err(|error| from_io(&error))
+            .context(STEP, &locks)?;
+        for name in entries.flatten().map(|entry| entry.file_name()) {
+            if !self.dir.join("layers").join(&name).exists()
+                && let Some(lock) = self.lock(&name, Hold::Alone, Patience::DontWait)?
+            {
+                self.forget(&name, lock);
+            }
+        }
         Ok(())
     }
 
@@ -301,6 +333,16 @@ pub(super) fn remove(path: &Path) -> Result<(), Errno> {
     };
     let parent = openat(CWD, parent, DIRECTORY, Mode::empty())?;
     tree::remove(parent.as_fd(), name)
+}
+
+/// Renames a directory to a name that nobody has.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Errno> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that doesn't know the flag. A directory that has something in it isn't
+        // replaced in any case.
+        Err(Errno::INVAL) => rustix::fs::rename(from, to),
+        result => result,
+    }
 }
 
 /// Writes a directory's names through to the disk.

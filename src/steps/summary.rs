@@ -90,9 +90,9 @@ impl Counter {
         };
         self.line.clear();
         // Writing into a string doesn't fail.
-        let _ = write!(
+        let _ = writeln!(
             self.line,
-            "\0{:o} {size} {} {} {}\n",
+            "\0{:o} {size} {} {} {}",
             stat.st_mode, stat.st_mtime, stat.st_mtime_nsec, stat.st_rdev
         );
         self.hasher.update(name.as_bytes());

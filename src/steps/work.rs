@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags, openat, renameat_with, syncfs};
+use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
 use super::manifest::{DATA, Manifest};
 use super::room::{self, Lock, Room, sync_directory};
@@ -130,8 +130,20 @@ impl Work {
         let Some(open) = self.open.take() else {
             return Ok(stack);
         };
-        open.mounted.unmount()?;
-        let path = &open.place.path;
+        match self.publish(open.mounted, &open.place.path) {
+            Ok(()) => self.room.keep_locked(self.digest, open.lock)?,
+            Err(error) => {
+                drop(open.place);
+                self.room.forget(self.digest.name().as_ref(), open.lock);
+                return Err(error);
+            }
+        }
+        Ok(stack)
+    }
+
+    /// Makes the directory `path` of `new` the layer.
+    fn publish(&self, mounted: Mounted, path: &Path) -> Result<()> {
+        mounted.unmount()?;
         for name in [WORK, MERGED] {
             let dir = path.join(name);
             room::remove(&dir).context("removing the work directory", &dir)?;
@@ -146,24 +158,16 @@ impl Work {
         let opened = openat(CWD, path, flags, Mode::empty()).context(SYNC, path)?;
         syncfs(&opened).context(SYNC, path)?;
         let layer = self.room.layer(self.digest);
-        renameat_with(CWD, path, CWD, &layer, rustix::fs::RenameFlags::NOREPLACE)
-            .or_else(|errno| match errno {
-                // A file system that doesn't know the flag.
-                rustix::io::Errno::INVAL => rustix::fs::rename(path, &layer),
-                errno => Err(errno),
-            })
-            .context("putting the layer in its place", &layer)?;
+        room::rename(path, &layer).context("putting the layer in its place", &layer)?;
         let layers = self.room.dir.join("layers");
-        sync_directory(&layers).context(SYNC, &layers)?;
-        self.room.keep_locked(self.digest, open.lock)?;
-        Ok(stack)
+        sync_directory(&layers).context(SYNC, &layers)
     }
 
     /// Unmounts the tree and removes all of it. A tree that is in use goes out of sight at once,
     /// and for good when its last user has gone.
     pub fn abandon(mut self) -> Result<()> {
         match self.open.take() {
-            Some(open) => open.put_away(),
+            Some(open) => open.put_away(&self.room, self.digest),
             None => Ok(()),
         }
     }
@@ -172,9 +176,10 @@ impl Work {
 const SYNC: &str = "writing the layer to the disk";
 
 impl Open {
-    fn put_away(self) -> Result<()> {
+    fn put_away(self, room: &Room, digest: Digest) -> Result<()> {
         let unmounted = self.mounted.unmount_at_once();
         drop(self.place);
+        room.forget(digest.name().as_ref(), self.lock);
         unmounted
     }
 }
@@ -182,7 +187,7 @@ impl Open {
 impl Drop for Work {
     fn drop(&mut self) {
         if let Some(open) = self.open.take()
-            && let Err(error) = open.put_away()
+            && let Err(error) = open.put_away(&self.room, self.digest)
         {
             log::warn!("{error}");
         }

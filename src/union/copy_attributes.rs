@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
 
 use super::copy_up::{Copy, copy_spot};
+use super::layer::RealDir;
 use super::owners;
 use super::spot::Spot;
 use super::types::{Attr, FileKind};
@@ -69,6 +71,29 @@ impl Union {
             // user.* can't be set on links, devices and fifos; the kernel leaves it out there.
             Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(work.fault("copy-up: marking the origin", errno)),
+        }
+    }
+
+    /// A directory that somebody put into the upper by hand, and that merges with a lower one, gets
+    /// the `origin` that a copy-up would have given it, and makes its parent impure: the kernel
+    /// does so at the look-up. Without it only numbers of later mounts suffer, so that a look-up
+    /// doesn't fail for it.
+    pub(super) fn complete_origin(&self, upper: &Arc<RealDir>, name: &OsStr, lower: &Spot) {
+        let attr = self.namespace.origin();
+        let (Some(_), Ok(None)) = (&self.work, upper.xattr(name, attr)) else {
+            return;
+        };
+        let value = self.origins.describe(lower);
+        let spot = Spot::At {
+            dir: upper.clone(),
+            name: name.into(),
+        };
+        let marked = spot
+            .set_xattr(attr, &value, XattrFlags::CREATE)
+            .map_err(|errno| upper.fault("marking the origin", name, errno))
+            .and_then(|()| self.mark_impure(upper));
+        if let Err(fault) = marked {
+            log::debug!("{fault}");
         }
     }
 

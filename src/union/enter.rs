@@ -10,6 +10,7 @@ use super::layer::{LayerIndex, RealDir, RealId};
 use super::lookup::{DirLayer, Found, LowerAt, Source};
 use super::metacopy::DataPlace;
 use super::node::{DirPart, Link, Node, Real, State};
+use super::spot::Spot;
 use super::table::Key;
 use super::types::{Attr, Fault, FileKind, Ino};
 use super::{Outcome, Union};
@@ -145,6 +146,9 @@ impl Union {
             (None, Some((LowerAt::Elsewhere(_), _)) | None) => return Err(gone(name)),
         };
         let key = Key::Real(layer, self.ground.real_id(stat));
+        if let (Some(_), Some(upper), Some((at, _))) = (&upper, dir.upper.get(), lowers.first()) {
+            self.complete_origin(upper, name, &lower_spot(dir, name, at));
+        }
         let make = || {
             let real = |parent: &Arc<RealDir>, layer: &DirLayer| {
                 let child = parent.child(name, self.ground.real_id(&layer.stat));
@@ -348,6 +352,17 @@ impl Union {
             }
             None => Ok(own),
         }
+    }
+}
+
+/// Where a lower directory can be reached.
+fn lower_spot(dir: &DirPart, name: &OsStr, at: &LowerAt) -> Spot {
+    match at {
+        LowerAt::Slot(slot) => Spot::At {
+            dir: dir.lowers[usize::from(*slot)].clone(),
+            name: name.into(),
+        },
+        LowerAt::Elsewhere(found) => Spot::itself(found),
     }
 }
 

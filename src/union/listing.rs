@@ -166,8 +166,14 @@ impl Union {
             if !is_name {
                 return Ok(take(listed, None));
             }
-            // A name that can't be looked up is listed all the same, as by readdir.
             let entry = self.lookup(id, listed.name).ok().flatten();
+            let mut listed = listed;
+            if entry.is_none() {
+                // A name that can't be looked up is listed all the same, as by readdir. The kernel
+                // makes an inode of its number, which therefore is nobody's: it would give back
+                // a look-up that was never counted.
+                listed.ino = Ino(self.ground.numbers.fresh());
+            }
             let flow = take(listed, entry);
             if let (Flow::Full, Some(entry)) = (flow, entry) {
                 self.forget(entry.id, 1);

@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::fs::XattrFlags;
+
 use super::*;
 use crate::options::Options;
 
@@ -260,6 +262,32 @@ fn forgotten_nodes_leave_the_table() {
     for (id, count) in ids.into_iter().zip([3, 2, 1]) {
         tree.union.forget(id, count);
     }
+    assert_eq!(tree.union.node_count(), 1);
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_is_listed_with_a_number_that_is_nobodys() {
+    let redirected = |dir: &std::path::Path| {
+        fs::create_dir(dir.join("d")).unwrap();
+        let attr = "user.overlay.redirect";
+        rustix::fs::setxattr(dir.join("d"), attr, b"/elsewhere", XattrFlags::empty()).unwrap();
+    };
+    let tree = Tree::new(&[&redirected, &|dir| fs::create_dir(dir.join("d")).unwrap()]);
+    let real = fs::metadata(tree.scratch.path().join("lower0/d")).unwrap();
+    let mut listed = Vec::new();
+    let mut take = |entry: DirEntry<'_>, found: Option<Entry>| {
+        if entry.name == "d" {
+            listed.push((entry.ino.0, entry.kind, found.is_some()));
+        }
+        Flow::Took
+    };
+    tree.union.readdir_plus(NodeId::ROOT, 0, &mut take).unwrap();
+    let (number, kind, found) = listed[0];
+    assert_eq!((kind, found), (FileKind::Directory, false));
+    assert_ne!(number, real.ino());
+    assert!(tree.union.getattr(NodeId(number)).is_err());
+    // The kernel gives back the look-up that it thinks it has.
+    tree.union.forget(NodeId(number), 1);
     assert_eq!(tree.union.node_count(), 1);
 }
 
