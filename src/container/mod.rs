@@ -30,7 +30,6 @@ mod wait;
 
 pub(crate) use command::parse_variable;
 pub use command::{Command, Credentials};
-pub(crate) use idmap::subordinate;
 pub use idmap::{IdMap, IdRange};
 pub(crate) use namespaces::enter;
 pub use namespaces::{Identity, Standing};

@@ -13,8 +13,10 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::idmap::{IdMap, subordinate};
+use super::idmap::IdMap;
 use crate::error::Context;
+use crate::probe::{Cause, look_for_ids, no_namespace};
+use crate::sys::subordinate::subordinate;
 use crate::sys::{Errno, from_nix, process};
 use crate::{Error, Result};
 
@@ -97,14 +99,14 @@ fn refused_mount(standing: Standing, errno: Errno) -> Error {
         .at("/")
         .errno(errno);
     match standing {
-        Standing::Plain => error
-            .because("this user may make a user namespace, but gets no rights in it")
-            .remedy(
-                "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, \
-                 or an AppArmor profile for overfall",
-            ),
+        Standing::Plain => explained(error, no_namespace(Some(errno))),
         Standing::Root | Standing::NamespaceRoot => error,
     }
+}
+
+/// With what the table of advice says of the cause.
+fn explained(error: Error, cause: Cause) -> Error {
+    error.because(cause.words()).remedy(cause.remedy())
 }
 
 fn enter_user_namespace(map: fn(u32, &[(u32, u32)]) -> IdMap) -> Result<()> {
@@ -136,23 +138,22 @@ fn enter_user_namespace(map: fn(u32, &[(u32, u32)]) -> IdMap) -> Result<()> {
 /// All of the maps or an error: with other ids the files of the tree would belong to others.
 fn enter_mapped(users: &IdMap, groups: &IdMap) -> Result<()> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
+    // In the new namespace the user can't be told.
+    let lacking = look_for_ids().cause;
     let helper = MapHelper::start(users, groups)?;
     unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
     let written = helper.write_maps()?;
     let refused = |file: &str, map: &IdMap, program: &str| {
         let wanted = map.to_text().trim_end().replace('\n', ", ");
-        Error::system("mapping the user")
-            .at(format!("/proc/self/{file}"))
-            .because(format!("this user may not have the ids `{wanted}`"))
-            .remedy(format!(
-                "it needs {program}(1) (package uidmap or shadow) and these ids in {}; or the \
-                 container was built by another user, and has to be built again",
-                if file == "uid_map" {
-                    "/etc/subuid"
-                } else {
-                    "/etc/subgid"
-                }
-            ))
+        let error = Error::system("mapping the user").at(format!("/proc/self/{file}"));
+        match lacking {
+            Some(cause) => explained(error, cause),
+            None => error
+                .because(format!(
+                    "{program} doesn't give this user the ids `{wanted}`"
+                ))
+                .remedy("a container that another user has built has to be built again"),
+        }
     };
     if !written.users {
         if *users != IdMap::single(0, uid.as_raw()) {
@@ -202,21 +203,9 @@ fn map_error(file: &str, error: &std::io::Error) -> Error {
 }
 
 fn no_user_namespace(errno: nix::errno::Errno) -> Error {
-    use nix::errno::Errno as E;
-    let error = Error::system("making a user namespace").errno(from_nix(errno));
-    match errno {
-        E::EPERM => error.because("this user may not make one").remedy(
-            "on Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: \
-                 allow it in its seccomp profile; in a chroot: start it from outside",
-        ),
-        E::ENOSPC | E::EUSERS => error
-            .because("there may be no more of them")
-            .remedy("sysctl user.max_user_namespaces=15000"),
-        E::EINVAL | E::ENOSYS => error
-            .because("this kernel has none (CONFIG_USER_NS)")
-            .remedy("run as root"),
-        _ => error,
-    }
+    let errno = from_nix(errno);
+    let error = Error::system("making a user namespace").errno(errno);
+    explained(error, no_namespace(Some(errno)))
 }
 
 /// Which maps newuidmap(1) and newgidmap(1) wrote.

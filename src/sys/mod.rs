@@ -11,6 +11,7 @@ pub mod memory;
 pub mod privilege;
 pub mod process;
 pub mod random;
+pub(crate) mod subordinate;
 pub mod tree;
 pub mod xattr;
 

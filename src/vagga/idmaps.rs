@@ -6,7 +6,8 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid};
 
 use super::config::{Container, IdSpan};
-use crate::container::{IdMap, IdRange, Identity, subordinate};
+use crate::container::{IdMap, IdRange, Identity};
+use crate::sys::subordinate::subordinate;
 use crate::{Error, Result};
 
 /// The two id maps of a container.
