@@ -25,13 +25,14 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
     }
 }
 
-/// Whether this version of the container is built, with these ids and in this form.
-pub(super) fn is_there(project: &Project, plan: &Plan, layered: bool) -> Result<bool> {
+/// Whether this version of the container is built, with these ids and, where it matters, in layers
+/// or not.
+pub(super) fn is_there(project: &Project, plan: &Plan, layered: Option<bool>) -> Result<bool> {
     let Ok(root) = project.root(&plan.root_name()) else {
         return Ok(false);
     };
-    let same_form = root.is_ours() && root.layers().is_some() == layered;
-    Ok(same_form && *root.maps() == plan.maps)
+    let same_form = layered.is_none_or(|layered| root.layers().is_some() == layered);
+    Ok(root.is_ours() && same_form && *root.maps() == plan.maps)
 }
 
 /// Puts it into `.vagga/.roots`. The process is in the container's namespaces.

@@ -75,7 +75,9 @@ fn build_plan(
         return Ok(Built::Failed);
     }
     let forced = options.force && !is_base;
-    if !forced && commit::is_there(project, plan, options.layered)? {
+    // What another one is built on may be either.
+    let layered = (!is_base).then_some(options.layered);
+    if !forced && commit::is_there(project, plan, layered)? {
         commit::link(project, plan)?;
         return Ok(Built::Already);
     }

@@ -290,7 +290,7 @@ impl Planner<'_> {
         let built = self.project.built(name).ok();
         draft.base = Some(match built.filter(|root| !root.is_ours()) {
             Some(root) => {
-                self.inherit(draft, container);
+                self.inherit(draft, container, 0);
                 Base::Vaggas {
                     name: name.to_owned(),
                     digest: Digest::of(root.identity()?.as_bytes()),
@@ -301,7 +301,7 @@ impl Planner<'_> {
                 if let Some(last) = plan.steps.last() {
                     draft.context = last.context.clone();
                 }
-                self.inherit(draft, container);
+                self.inherit(draft, container, 0);
                 Base::Ours(Box::new(plan))
             }
         });
@@ -309,7 +309,8 @@ impl Planner<'_> {
     }
 
     /// What the steps of a base leave to those after them. Steps that aren't known leave nothing.
-    fn inherit(&self, draft: &mut Draft, container: &Container) {
+    fn inherit(&self, draft: &mut Draft, container: &Container, depth: usize) {
+        const DEEPEST: usize = 16;
         for written in container
             .setup
             .iter()
@@ -318,9 +319,9 @@ impl Planner<'_> {
             match written.action {
                 Action::Container(name) => {
                     if let Ok(base) = self.project.config().container(&name)
-                        && base.name != container.name
+                        && depth < DEEPEST
                     {
-                        self.inherit(draft, base);
+                        self.inherit(draft, base, depth + 1);
                     }
                 }
                 Action::Env(environ) => draft.context.environ.extend(environ),
