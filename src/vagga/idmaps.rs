@@ -62,10 +62,6 @@ pub(super) fn for_build(container: &Container) -> Result<Maps> {
     };
     let (users, groups) = (given("/etc/subuid"), given("/etc/subgid"));
     if users.is_empty() || groups.is_empty() {
-        log::warn!(
-            "this user has no ids in /etc/subuid and /etc/subgid: everything in the container \
-             belongs to root"
-        );
         return Ok(Maps {
             users: IdMap::single(0, uid.as_raw()),
             groups: IdMap::single(0, gid.as_raw()),

@@ -130,11 +130,10 @@ fn extract(stream: impl Read, dest: &Path, subdir: &Path) -> io::Result<()> {
         let Some(path) = placed(&entry.path()?, dest, subdir) else {
             continue;
         };
-        let mode = entry.header().mode()? & 0o7777;
         let kind = entry.header().entry_type();
         if kind.is_dir() {
             fs::create_dir_all(&path)?;
-            modes.push((path, mode));
+            modes.push((path, entry.header().mode()? & 0o7777));
             continue;
         }
         if let Some(parent) = path.parent() {
@@ -153,6 +152,7 @@ fn extract(stream: impl Read, dest: &Path, subdir: &Path) -> io::Result<()> {
             clear(&path)?;
             symlink(target, &path)?;
         } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            let mode = entry.header().mode()? & 0o7777;
             clear(&path)?;
             let mut file = File::create(&path)?;
             io::copy(&mut entry, &mut file)?;

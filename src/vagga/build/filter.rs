@@ -17,7 +17,8 @@ pub(super) enum Filter {
         ignore: Ignore,
         include: Option<Regex>,
     },
-    /// The last rule that matches decides; without one a file is left out.
+    /// The last rule that names a path decides, else the last one that names a directory above it;
+    /// without any it is left out. A directory that is left out isn't looked into.
     Rules(Vec<Rule>),
 }
 
@@ -33,9 +34,31 @@ pub(super) enum Ignore {
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
     includes: bool,
-    /// Of directories and what is in them.
+    /// Names directories only.
     directory: bool,
-    pattern: Regex,
+    /// What it names itself; `None` for `/`, which only stands for what is in it.
+    exact: Option<Regex>,
+    /// Everything in what it names.
+    beneath: Regex,
+    /// The directories on the way to what it includes.
+    way: Vec<Regex>,
+}
+
+/// How a rule applies to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applies {
+    Exactly,
+    OnTheWay,
+    FromAbove,
+}
+
+/// What becomes of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Taken,
+    /// A directory that counts only for what is in it.
+    Entered,
+    Left,
 }
 
 /// What `rules` begin with unless told not to.
@@ -90,12 +113,13 @@ impl Filter {
                 let entry = entry.map_err(failed)?;
                 let path = below.join(entry.file_name());
                 let is_dir = entry.file_type().map_err(failed)?.is_dir();
-                if self.means(&path, is_dir) {
+                let fate = self.fate(&path, is_dir);
+                if fate == Fate::Taken {
                     for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
                         found.insert(part.to_path_buf());
                     }
                 }
-                if is_dir && self.looks_into(&path) {
+                if is_dir && fate != Fate::Left {
                     todo.push(path);
                 }
             }
@@ -103,24 +127,41 @@ impl Filter {
         Ok(found.into_iter().collect())
     }
 
-    fn means(&self, path: &Path, is_dir: bool) -> bool {
+    fn fate(&self, path: &Path, is_dir: bool) -> Fate {
         let bytes = path.as_os_str().as_bytes();
         match self {
-            Filter::Regexes { ignore, include } => {
-                !ignore.has(path) && include.as_ref().is_none_or(|regex| regex.is_match(bytes))
+            Filter::Regexes { ignore, .. } if ignore.has(path) => Fate::Left,
+            Filter::Regexes { include, .. } => {
+                if include.as_ref().is_none_or(|regex| regex.is_match(bytes)) {
+                    Fate::Taken
+                } else {
+                    Fate::Entered
+                }
             }
-            Filter::Rules(rules) => {
-                let last = rules.iter().rev().find(|rule| rule.matches(path, is_dir));
-                last.is_some_and(|rule| rule.includes && (!is_dir || rule.directory))
-            }
+            Filter::Rules(rules) => fate_by(rules, bytes, is_dir),
         }
     }
+}
 
-    fn looks_into(&self, path: &Path) -> bool {
-        match self {
-            Filter::Regexes { ignore, .. } => !ignore.has(path),
-            // A later rule may include what is in there.
-            Filter::Rules(_) => true,
+fn fate_by(rules: &[Rule], path: &[u8], is_dir: bool) -> Fate {
+    let applying = || {
+        rules
+            .iter()
+            .rev()
+            .filter_map(|rule| Some((rule, rule.applies(path, is_dir)?)))
+    };
+    let by_name = applying().find(|(_, how)| *how != Applies::FromAbove);
+    match by_name.or_else(|| applying().next()) {
+        None => Fate::Left,
+        Some((rule, _)) if !rule.includes => Fate::Left,
+        Some((_, Applies::OnTheWay)) => Fate::Entered,
+        Some((rule, how)) => {
+            // A directory comes with what is in it, unless it was asked for itself.
+            if is_dir && !(rule.directory && how == Applies::Exactly) {
+                Fate::Entered
+            } else {
+                Fate::Taken
+            }
         }
     }
 }
@@ -159,32 +200,48 @@ impl Rule {
         }
         let directory = rest.ends_with('/');
         let body = rest.trim_matches('/');
-        // A slash in the middle anchors, too, as it does for git.
-        let start = if anchored || body.contains('/') {
-            "^"
-        } else {
-            "(^|/)"
+        let start = if anchored { "^" } else { "(^|/)" };
+        let regex = |middle: &str, end: &str| {
+            Regex::new(&format!("(?s-u){start}{middle}{end}"))
+                .map_err(|error| pos.error(last_line(&error)))
         };
-        let whole = if body.is_empty() {
-            "(?s-u)".to_owned()
-        } else {
-            format!("(?s-u){start}{}(/|$)", glob(body))
-        };
-        let pattern = Regex::new(&whole).map_err(|error| pos.error(error.to_string()))?;
+        if body.is_empty() {
+            return Ok(Self {
+                includes,
+                directory,
+                exact: None,
+                beneath: regex("", "")?,
+                way: Vec::new(),
+            });
+        }
+        let way = body
+            .match_indices('/')
+            .filter(|_| includes)
+            .map(|(at, _)| regex(&glob(&body[..at]), "$"))
+            .collect::<Result<_>>()?;
         Ok(Self {
             includes,
             directory,
-            pattern,
+            exact: Some(regex(&glob(body), "$")?),
+            beneath: regex(&glob(body), "/")?,
+            way,
         })
     }
 
-    fn matches(&self, path: &Path, is_dir: bool) -> bool {
-        let bytes = path.as_os_str().as_bytes();
-        let Some(found) = self.pattern.find(bytes) else {
-            return false;
-        };
-        // A rule for a directory doesn't mean a file of that name.
-        !self.directory || is_dir || found.end() < bytes.len() || found.is_empty()
+    fn applies(&self, path: &[u8], is_dir: bool) -> Option<Applies> {
+        let named = self
+            .exact
+            .as_ref()
+            .is_some_and(|exact| exact.is_match(path));
+        if named && (is_dir || !self.directory) {
+            Some(Applies::Exactly)
+        } else if is_dir && self.way.iter().any(|way| way.is_match(path)) {
+            Some(Applies::OnTheWay)
+        } else if self.beneath.is_match(path) {
+            Some(Applies::FromAbove)
+        } else {
+            None
+        }
     }
 }
 
@@ -225,13 +282,14 @@ fn glob(pattern: &str) -> String {
 }
 
 fn regex(node: &Node) -> Result<Regex> {
-    Regex::new(node.text()?).map_err(|error| {
-        // The crate's own message draws a picture of several lines.
-        let text = error.to_string();
-        let last = text.lines().last().unwrap_or_default();
-        node.pos
-            .error(last.trim_start_matches("error: ").to_owned())
-    })
+    Regex::new(node.text()?).map_err(|error| node.pos.error(last_line(&error)))
+}
+
+/// The crate's own message draws a picture of several lines.
+fn last_line(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -291,19 +349,30 @@ mod tests {
 
     #[test]
     fn rules() {
-        assert_eq!(chosen("{rules: [/]}").first().unwrap(), "a.py");
-        assert!(chosen("{rules: [/]}").contains(&"empty".to_owned()));
-        assert!(!chosen("{rules: [/]}").contains(&"b~".to_owned()));
+        let all = [
+            "a.py",
+            "a.pyc",
+            "dir",
+            "dir/c.py",
+            "dir/d.txt",
+            "dir/sub",
+            "dir/sub/e.py",
+        ];
+        assert_eq!(chosen("{rules: [/]}"), all);
         assert_eq!(chosen("{rules: ['!dir']}"), [""; 0]);
+        assert_eq!(chosen("{rules: ['!dir/', /]}"), ["a.py", "a.pyc"]);
         assert_eq!(
             chosen("{rules: ['!dir', '/dir/*.py']}"),
             ["dir", "dir/c.py"]
         );
+        assert_eq!(chosen("{rules: [/dir, '!*.py']}"), ["dir", "dir/d.txt"]);
         assert_eq!(
             chosen("{rules: ['/**/*.py']}"),
             ["a.py", "dir", "dir/c.py", "dir/sub", "dir/sub/e.py"]
         );
         assert_eq!(chosen("{rules: ['/empty/']}"), ["empty"]);
         assert_eq!(chosen("{rules: ['/empty']}"), [""; 0]);
+        let every = chosen("{rules: [/], no-default-rules: true}");
+        assert!(every.contains(&"b~".to_owned()) && every.contains(&".git/x".to_owned()));
     }
 }

@@ -100,11 +100,18 @@ impl Plan {
     /// For the container of this name and those that it begins with. Reads every step, and every
     /// file of the project that one of them copies or depends on.
     pub(super) fn of(project: &Project, name: &str) -> Result<Self> {
-        Planner {
+        let plan = Planner {
             project,
             trail: Vec::new(),
         }
-        .plan(name)
+        .plan(name)?;
+        if plan.maps.are_single() {
+            log::warn!(
+                "this user has no ids in /etc/subuid and /etc/subgid: everything in the container \
+                 belongs to root"
+            );
+        }
+        Ok(plan)
     }
 
     /// What `.vagga/.roots/NAME.` ends with.

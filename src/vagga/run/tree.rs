@@ -119,12 +119,7 @@ impl Tree {
         }
         let policy = Policy {
             backend: backend(means),
-            // Where nobody but root has an id, owners can only be recorded.
-            owners: if built.maps().are_single() {
-                Owners::FakeRoot
-            } else {
-                Owners::Real
-            },
+            owners: Owners::Real,
         };
         match Overlays::mount(&scratch, lowers.dirs().to_vec(), &[], policy) {
             Ok(overlays) => Ok(Tree::Overlay {
