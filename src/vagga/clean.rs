@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
-use super::build::{cache, layers_dir};
+use super::build::{cache, layers_dir, sweep};
 use super::marker::{self, Marker};
 use super::project::Project;
 use super::transient::Removal;
@@ -42,6 +42,9 @@ struct Candidate {
 pub fn clean_unused(project: &Project, at_least: Duration, removal: Removal) -> Result<Cleaned> {
     let step = "cleaning unused containers";
     let dir = project.storage().join(".roots");
+    if removal == Removal::Real {
+        sweep(&dir);
+    }
     let linked = linked(project)?;
     let mut all = Vec::new();
     for name in names(&dir)? {

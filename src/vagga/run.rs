@@ -12,6 +12,7 @@ use tree::Tree;
 use super::config::Container;
 use super::environ::{Wishes, environment};
 use super::project::{Project, Root};
+use super::transient::sweep;
 use super::volumes::{self, Kind, Volume};
 use crate::container::{
     Access, Command, Content, End, Ended, Memory, Place, Root as NewRoot, Standing, enter, launch,
@@ -78,6 +79,10 @@ impl RunPlan<'_> {
             .directory(directory);
         command.check()?;
         let name = self.transient_name(&built)?;
+
+        if name.is_some() {
+            sweep(self.project);
+        }
 
         // Everything is known; from here on in the container's own namespaces.
         enter(Standing::of_self(), &built.maps().identity())?;

@@ -60,6 +60,21 @@ pub fn clean_transient(project: &Project, removal: Removal) -> Result<Vec<PathBu
     Ok(removed)
 }
 
+/// Removes the empty directories that runs have left which were killed before they had begun.
+pub(super) fn sweep(project: &Project) {
+    for entry in fs::read_dir(project.transient())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = entry.path();
+        if abandoned(&path, &entry.file_name()).is_some() {
+            // Only an empty one goes.
+            let _ = fs::remove_dir(&path);
+        }
+    }
+}
+
 /// Proof that nobody uses a copy.
 enum Abandoned {
     /// Nobody can begin to use it as long as this is there.

@@ -47,7 +47,12 @@ pub(super) fn commit(
     let roots = project.storage().join(".roots");
     fs::create_dir_all(&roots).map_err(failed(&roots))?;
     // Vagga's own `_clean --tmp` knows such names.
-    let temporary = roots.join(format!(".tmp.{}.{}", plan.root_name(), std::process::id()));
+    sweep(&roots);
+    let temporary = roots.join(format!(
+        ".tmp.{}{OURS}{}",
+        plan.root_name(),
+        std::process::id()
+    ));
     remove(&temporary)?;
     fs::create_dir(&temporary).map_err(failed(&temporary))?;
     let outcome = fill(&temporary, &cache, stack, options.layered, below)
@@ -63,6 +68,26 @@ pub(super) fn commit(
         forget(project, stack)?;
     }
     Ok(())
+}
+
+/// Between the name of what is being put together and the process that does it.
+const OURS: &str = ".overfall-";
+
+/// Removes what builds have left that were killed while they put a container into its place.
+pub(in crate::vagga) fn sweep(roots: &Path) {
+    for entry in fs::read_dir(roots).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some((_, process)) = name.to_str().and_then(|name| name.rsplit_once(OURS)) else {
+            continue;
+        };
+        let process = process.strip_suffix(".old").unwrap_or(process);
+        let gone = process
+            .parse::<u32>()
+            .is_ok_and(|process| !Path::new(&format!("/proc/{process}")).exists());
+        if gone && let Err(error) = remove_unless_used(&entry.path()) {
+            log::info!("{error}");
+        }
+    }
 }
 
 fn fill(

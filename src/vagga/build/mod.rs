@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 
+pub(super) use commit::sweep;
 use plan::{Base, Plan};
 use session::Session;
 
