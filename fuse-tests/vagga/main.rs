@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod build;
+mod database;
 mod layers;
 mod project;
 mod run;
@@ -33,6 +34,7 @@ modules! {
         every_kind_of_step, a_failed_build_goes_on_where_it_failed, a_changed_step_runs_again,
         a_built_container_has_vagga_s_layout, a_killed_build_leaves_nothing, two_builds_at_once,
         a_shell_in_the_failed_state;
+    database: a_database_is_started_twice_at_once;
     layers:
         a_container_on_another_copies_nothing, what_lies_below_can_t_be_cleaned,
         layers_are_shown_outside, nobody_writes_through_a_flattened_tree;
