@@ -51,7 +51,9 @@ pub(crate) fn a_database_is_started_twice_at_once(project: &Project) {
     project.sh("chmod 777 .").good();
     project.build(&[], "app").good();
     // The same tree without the volume, to look at it.
-    project.sh("ln -s $(readlink .vagga/app) .vagga/look").good();
+    project
+        .sh("ln -s $(readlink .vagga/app) .vagga/look")
+        .good();
     let look = || {
         let script = "cd /var/lib/pg; find . | sort; find . -type f | sort | xargs md5sum";
         project.vagga(&["_run", "look", "sh", "-c", script]).good()
@@ -83,7 +85,11 @@ chmod 644 /tmp/serve; su pg -c 'sh /tmp/serve' || (cat /tmp/log; exit 1)"
     one.wait().unwrap();
     project.write("two.go", "");
     let output = two.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "2001\n", "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "2001\n",
+        "{output:?}"
+    );
     project.nothing_is_left();
     assert_eq!(look(), before);
 }
