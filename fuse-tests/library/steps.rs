@@ -30,7 +30,6 @@ fn seed() -> Stack {
 
 /// A step that must be run.
 #[track_caller]
-
 fn work(cache: &StepCache, stack: &Stack, step: &Step) -> Work {
     match cache.begin(stack, step).unwrap() {
         Begun::Work(work) => work,
@@ -38,6 +37,7 @@ fn work(cache: &StepCache, stack: &Stack, step: &Step) -> Work {
     }
 }
 
+/// Builds steps that each write a file with their text; says which were run.
 fn build(cache: &StepCache, steps: &[&str]) -> (Stack, Vec<String>) {
     let mut stack = seed();
     let mut run = Vec::new();
@@ -62,12 +62,14 @@ fn names(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// A plain directory with what a stack shows.
 fn flat(place: &Place, cache: &StepCache, stack: &Stack, name: &str) -> PathBuf {
     let dest = place.dir.join(name);
     cache.flatten(stack, &dest).unwrap();
     dest
 }
 
+/// The directory of a layer.
 fn data_of(place: &Place, digest: Digest) -> PathBuf {
     let layers = place.dir.join("cache/layers");
     let wanted = digest.to_string();

@@ -104,6 +104,7 @@ fn damaged_layers_are_made_again(place: &Place) {
     }
 }
 
+/// Builds until it is killed: many small steps, each with a few files.
 fn build_on(place: &Place) -> u8 {
     let cache = open(place);
     let mut stack = seed();

@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
+/// With times of directories, which `look` leaves out.
 fn look_closely(top: &Path) -> common::Snapshot {
     look(top).adjust(|path, node| {
         let meta = top.join(path).symlink_metadata().unwrap();
