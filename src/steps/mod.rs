@@ -42,6 +42,7 @@
 //! that held it, so what a killed build left is known for certain.
 
 mod digest;
+mod draft;
 mod manifest;
 mod remove;
 mod room;
@@ -68,6 +69,7 @@ pub use digest::Digest;
 pub use stack::{Outcome, Stack, Step};
 pub use work::Work;
 
+use draft::Draft;
 use manifest::{DATA, Manifest, mark_hit};
 use room::{Hold, Patience, Room};
 use summary::Summary;
@@ -324,22 +326,21 @@ impl StepCache {
                 .at(dest)
                 .because("there is something already"));
         }
-        let draft = draft_of(dest)?;
-        fs::create_dir(&draft.path).map_err(failed)?;
+        let draft = Draft::beside(dest)?;
         let flatten = Flatten {
             step: STEP,
             layers: held.lowers(),
             namespace: XattrNamespace::User,
-            dest: &draft.path,
+            dest: draft.path(),
             owner: Owner::default(),
         };
         let totals = flatten.write(&mut Meter::on_terminal(format!(
             "writing {}",
             dest.display()
         )))?;
-        let root = fs::File::open(&draft.path).map_err(failed)?;
+        let root = fs::File::open(draft.path()).map_err(failed)?;
         rustix::fs::syncfs(&root).context(STEP, dest)?;
-        room::rename(&draft.path, dest).context(STEP, dest)?;
+        room::rename(draft.path(), dest).context(STEP, dest)?;
         Ok(Flattened {
             files: totals.files,
             bytes: totals.bytes,
@@ -435,33 +436,6 @@ enum Found {
     /// And why.
     Damaged(String),
     Nothing,
-}
-
-/// A directory beside the one that is written; removed when it is dropped.
-struct Draft {
-    path: PathBuf,
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Err(errno) = room::remove(&self.path) {
-            log::warn!("{}: {errno}", self.path.display());
-        }
-    }
-}
-
-fn draft_of(dest: &Path) -> Result<Draft> {
-    let Some(name) = dest.file_name() else {
-        return Err(Error::usage("writing the finished tree")
-            .at(dest)
-            .because("it has no name"));
-    };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", room::random()?));
-    Ok(Draft {
-        path: dest.with_file_name(hidden),
-    })
 }
 
 /// Layers that stay as long as this value does, or the cache that it came from.

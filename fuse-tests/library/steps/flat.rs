@@ -130,4 +130,10 @@ fn a_flattened_tree_is_on_its_own(place: &Place) {
         .flatten(&stack, &place.dir.join("missing/flat"))
         .unwrap_err();
     assert_eq!(names(&place.dir), before);
+    // What a killed writer left goes with the next try; somebody else's stays.
+    let [left, other] = [".flat.0123456789abcdef", ".flat.mine"].map(|name| place.make(name));
+    fs::write(left.join("half"), "").unwrap();
+    fs::remove_dir_all(&dest).unwrap();
+    cache.flatten(&stack, &dest).unwrap();
+    assert!(other.is_dir() && !left.exists());
 }
