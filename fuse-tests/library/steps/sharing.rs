@@ -19,6 +19,10 @@ pub(crate) const CASES: &[Case] = &[
         two_builds_make_each_step_once,
     ),
     (
+        "who_waits_takes_what_the_other_made",
+        who_waits_takes_what_the_other_made,
+    ),
+    (
         "who_waits_builds_when_the_other_gives_up",
         who_waits_builds_when_the_other_gives_up,
     ),
@@ -113,6 +117,38 @@ fn who_waits_builds_when_the_other_gives_up(place: &Place) {
         }
         Begun::Work(_) => panic!("the other one's layer isn't there"),
     }
+}
+
+/// The other build goes on for long after it has made the step.
+fn who_waits_takes_what_the_other_made(place: &Place) {
+    drop(open(place));
+    let (read, write) = std::io::pipe().unwrap();
+    let step = Step::new("", "step");
+    let other = process::fork(|| {
+        let cache = open(place);
+        let work = work(&cache, &seed(), &step);
+        rustix::io::write(&write, b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        work.commit().unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+        0
+    })
+    .unwrap();
+    rustix::io::read(&read, &mut [0; 1][..]).unwrap();
+    let start = std::time::Instant::now();
+    assert!(matches!(
+        open(place).begin(&seed(), &step),
+        Ok(Begun::Hit(_))
+    ));
+    assert!(start.elapsed() < Duration::from_secs(30));
+    // Damaged while somebody uses it: nothing may be taken away from him.
+    let stack = open(place).find(&seed(), &step).unwrap().unwrap();
+    fs::write(data_of(place, stack.digest()).join("d/extra"), "").unwrap();
+    let error = open(place).begin(&seed(), &step).unwrap_err().to_string();
+    assert!(error.contains("another process uses it"), "{error}");
+    kill(other, Signal::SIGKILL).unwrap();
+    waitpid(other, None).unwrap();
+    work(&open(place), &seed(), &step).commit().unwrap();
 }
 
 fn what_lives_is_not_swept(place: &Place) {
