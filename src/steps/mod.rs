@@ -205,7 +205,10 @@ impl StepCache {
         let held = self.hold(stack)?;
         let digest = self.digest(stack, step);
         let lock = match self.take_or_lock(stack, digest)? {
-            Turn::Taken(stack) => return Ok(Begun::Hit(stack)),
+            Turn::Taken(stack) => {
+                mark_hit(&self.room.layer(digest));
+                return Ok(Begun::Hit(stack));
+            }
             Turn::Ours(lock) => lock,
         };
         // Whoever had the lock may have made it.
@@ -233,7 +236,8 @@ impl StepCache {
         Work::begin(&self.room, &plan, lock).map(Begun::Work)
     }
 
-    /// As [`StepCache::begin`], but only looks: no waiting, no work, nothing is removed.
+    /// As [`StepCache::begin`], but only looks: no waiting, no work, nothing is removed, and the layer
+    /// doesn't count as taken.
     pub fn find(&self, stack: &Stack, step: &Step) -> Result<Option<Stack>> {
         self.take(stack, self.digest(stack, step))
     }
@@ -422,10 +426,7 @@ impl StepCache {
             return Ok(None);
         }
         match self.examine(digest) {
-            Found::Sound => {
-                mark_hit(&layer);
-                Ok(Some(stack.with(digest, Outcome::Hit)))
-            }
+            Found::Sound => Ok(Some(stack.with(digest, Outcome::Hit))),
             Found::Nothing | Found::Damaged(_) => {
                 self.room.let_go(digest);
                 Ok(None)
