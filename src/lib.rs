@@ -19,6 +19,9 @@
 //! # Ok::<(), overfall::Error>(())
 //! ```
 //!
+//! Two things that a builder of containers needs stand on it: [`Snapshot`], a writable, throw-away copy
+//! of a directory in its place, and [`StepCache`], a layer for each step of a build.
+//!
 //! `docs/ARCHITECTURE.md` in the repository describes the modules and which may use which.
 
 pub mod backend;

@@ -24,6 +24,8 @@ pub(crate) enum Way {
     Mapped,
     /// Root of a plain user's namespace, which has no other id.
     Plain,
+    /// A plain user without a namespace, for whom fusermount3 mounts.
+    Bare,
 }
 
 /// What carries the tree. A case asks for `overfall::snapshot::Means` or a backend of this name.
@@ -34,10 +36,11 @@ pub(crate) enum By {
     Copy,
 }
 
-const WAYS: [(Way, &str); 3] = [
+const WAYS: [(Way, &str); 4] = [
     (Way::Root, "root"),
     (Way::Mapped, "mapped"),
     (Way::Plain, "plain"),
+    (Way::Bare, "bare"),
 ];
 const MEANS: [(By, &str); 3] = [
     (By::Kernel, "kernel"),
@@ -53,6 +56,9 @@ const COUNT: u32 = 65536;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What a case exits with that can't be done here; the reason is on stdout.
 const SKIPPED: i32 = 77;
+
+/// Whom fusermount3 serves: a user with an account.
+const NOBODY: u32 = 65534;
 
 /// The plain user where root runs the suite. Any number does: it needs no account.
 const PLAIN_ID: u32 = 54321;
@@ -78,7 +84,7 @@ pub(crate) struct Place {
 impl Place {
     /// Whether files can have several owners here.
     pub(crate) fn has_ids(&self) -> bool {
-        self.way != Way::Plain
+        matches!(self.way, Way::Root | Way::Mapped)
     }
 
     /// A fresh directory.
@@ -137,7 +143,7 @@ pub(crate) fn main(modules: &'static [(&'static str, &'static [Case])]) -> ExitC
         for (by, by_name) in MEANS {
             for (module, cases) in modules {
                 for (case, _) in *cases {
-                    if by == By::Copy && *module != "snapshot" {
+                    if !is_possible(way, by, module) {
                         continue;
                     }
                     let name = format!("{way_name}::{by_name}::{module}::{case}");
@@ -159,10 +165,23 @@ pub(crate) fn main(modules: &'static [(&'static str, &'static [Case])]) -> ExitC
     conclusion.exit_code()
 }
 
+/// Only snapshots are made by copying; whoever may not mount makes none.
+fn is_possible(way: Way, by: By, module: &str) -> bool {
+    match (way, by) {
+        (Way::Bare, By::Fuse) => !["overlay", "snapshot"].contains(&module),
+        (Way::Bare, _) => false,
+        (_, By::Copy) => module == "snapshot",
+        _ => true,
+    }
+}
+
 /// Runs a case in a process of its own.
 fn trial(dir: &Path, program: &Path, way: Way, name: &str) -> Result<Completion, Failed> {
-    if way != Way::Plain && !is_real_root() {
+    if matches!(way, Way::Root | Way::Mapped) && !is_real_root() {
         return Ok(Completion::ignored_with("needs root"));
+    }
+    if way == Way::Bare && Command::new("fusermount3").arg("-V").output().is_err() {
+        return Ok(Completion::ignored_with("fusermount3 isn't installed"));
     }
     let place = dir.join(name.replace("::", "-"));
     fs::create_dir(&place).unwrap();
@@ -170,22 +189,36 @@ fn trial(dir: &Path, program: &Path, way: Way, name: &str) -> Result<Completion,
         Way::Root => None,
         Way::Mapped => Some(FIRST),
         Way::Plain => is_real_root().then_some(PLAIN_ID),
+        Way::Bare => is_real_root().then_some(NOBODY),
     };
     chown(&place, owner, owner).unwrap();
-    let mut command = Command::new("/usr/bin/setpriv");
-    match (way, owner) {
-        (Way::Plain, Some(id)) => {
-            let id = id.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
-            command.args(["unshare", "-Urm", "--propagation", "private"]);
-        }
-        (Way::Plain, None) => {
-            command.args(["unshare", "-Urm", "--propagation", "private"]);
-        }
-        _ => {
-            command.args(["unshare", "-m", "--propagation", "private"]);
-        }
+    let apart = ["-m", "--propagation", "private"];
+    let become_user = |id: u32| {
+        let id = id.to_string();
+        ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(String::from)
+    };
+    // One after the other, each starting the next.
+    let mut words: Vec<String> = Vec::new();
+    if is_real_root() {
+        words.extend(["unshare"].iter().chain(&apart).map(ToString::to_string));
+        words.extend(
+            owner
+                .filter(|_| way != Way::Mapped)
+                .map(become_user)
+                .into_iter()
+                .flatten(),
+        );
     }
+    if way == Way::Plain {
+        words.extend(
+            ["unshare", "-Ur"]
+                .iter()
+                .chain(&apart)
+                .map(ToString::to_string),
+        );
+    }
+    let mut command = Command::new("/usr/bin/env");
+    command.args(words);
     let child = command
         .arg(program)
         .args([CASE, name, place.file_name().unwrap().to_str().unwrap()])

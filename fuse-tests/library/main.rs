@@ -23,6 +23,9 @@ fn main() -> ExitCode {
     bench::main(&[
         ("overlay", overlay::CASES),
         ("snapshot", snapshot::CASES),
-        ("steps", steps::CASES),
+        ("steps", steps::building::CASES),
+        ("sharing", steps::sharing::CASES),
+        ("damage", steps::damage::CASES),
+        ("flat", steps::flat::CASES),
     ])
 }

@@ -78,3 +78,33 @@ impl Drop for Meter {
         self.done();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(ago: Duration, face: Face) -> Meter {
+        Meter {
+            started: Instant::now().checked_sub(ago).unwrap(),
+            face,
+        }
+    }
+
+    #[test]
+    fn it_shows_after_a_second_and_counts_once() {
+        let waiting = || Face::Waiting("copying".to_owned());
+        let mut meter = started(Duration::ZERO, waiting());
+        meter.at(1, || panic!("counted too early"));
+        let mut meter = started(SOON, waiting());
+        meter.at(1, || 10);
+        meter.at(5, || panic!("counted twice"));
+        let Face::Shown(bar) = &meter.face else {
+            panic!("{:?}", meter.face);
+        };
+        assert_eq!((bar.position(), bar.length()), (5, Some(10)));
+        let bar = bar.clone();
+        drop(meter);
+        assert!(bar.is_finished());
+        started(SOON, Face::Hidden).at(1, || panic!("counted for nobody"));
+    }
+}

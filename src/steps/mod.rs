@@ -42,6 +42,7 @@
 //! that held it, so what a killed build left is known for certain.
 
 mod digest;
+mod draft;
 mod manifest;
 mod remove;
 mod room;
@@ -60,7 +61,7 @@ use crate::error::Context;
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
 use crate::options::MAX_LOWER;
-use crate::sys::from_io;
+use crate::sys::{Errno, from_io};
 use crate::union::Owners;
 use crate::{Error, Result};
 
@@ -68,8 +69,9 @@ pub use digest::Digest;
 pub use stack::{Outcome, Stack, Step};
 pub use work::Work;
 
+use draft::Draft;
 use manifest::{DATA, Manifest, mark_hit};
-use room::{Hold, Patience, Room};
+use room::{Hold, Lock, Room};
 use summary::Summary;
 use work::Plan;
 
@@ -202,16 +204,12 @@ impl StepCache {
     pub fn begin(&self, stack: &Stack, step: &Step) -> Result<Begun> {
         let held = self.hold(stack)?;
         let digest = self.digest(stack, step);
-        if let Some(stack) = self.take(stack, digest, Patience::DontWait)? {
-            mark_hit(&self.room.layer(digest));
-            return Ok(Begun::Hit(stack));
-        }
-        let name = digest.name();
-        let lock = self
-            .room
-            .lock(OsStr::new(&name), Hold::Alone, Patience::Wait)?;
-        let Some(lock) = lock else {
-            return Err(Error::system("waiting for a layer").because("there is no lock"));
+        let lock = match self.take_or_lock(stack, digest)? {
+            Turn::Taken(stack) => {
+                mark_hit(&self.room.layer(digest));
+                return Ok(Begun::Hit(stack));
+            }
+            Turn::Ours(lock) => lock,
         };
         // Whoever had the lock may have made it.
         let layer = self.room.layer(digest);
@@ -241,7 +239,7 @@ impl StepCache {
     /// As [`StepCache::begin`], but only looks: no waiting, no work, nothing is removed, and the layer
     /// doesn't count as taken.
     pub fn find(&self, stack: &Stack, step: &Step) -> Result<Option<Stack>> {
-        self.take(stack, self.digest(stack, step), Patience::DontWait)
+        self.take(stack, self.digest(stack, step))
     }
 
     /// The stack whose topmost layer is `top`, as it was built: with its base and all layers in
@@ -278,8 +276,7 @@ impl StepCache {
         for (digest, _) in stack.layers.iter().rev() {
             let data = self.room.layer(*digest).join(DATA);
             // Looked at again when nobody can remove it any more.
-            let there =
-                data.is_dir() && self.room.keep(*digest, Patience::DontWait)? && data.is_dir();
+            let there = data.is_dir() && self.room.keep(*digest)? && data.is_dir();
             if !there {
                 self.room.let_go(*digest);
                 return Err(Error::usage(STEP)
@@ -326,22 +323,21 @@ impl StepCache {
                 .at(dest)
                 .because("there is something already"));
         }
-        let draft = draft_of(dest)?;
-        fs::create_dir(&draft.path).map_err(failed)?;
+        let draft = Draft::beside(dest)?;
         let flatten = Flatten {
             step: STEP,
             layers: held.lowers(),
             namespace: XattrNamespace::User,
-            dest: &draft.path,
+            dest: draft.path(),
             owner: Owner::default(),
         };
         let totals = flatten.write(&mut Meter::on_terminal(format!(
             "writing {}",
             dest.display()
         )))?;
-        let root = fs::File::open(&draft.path).map_err(failed)?;
+        let root = fs::File::open(draft.path()).map_err(failed)?;
         rustix::fs::syncfs(&root).context(STEP, dest)?;
-        room::rename(&draft.path, dest).context(STEP, dest)?;
+        room::rename(draft.path(), dest).context(STEP, dest)?;
         Ok(Flattened {
             files: totals.files,
             bytes: totals.bytes,
@@ -388,11 +384,45 @@ impl StepCache {
         remove::unused(&self.room, &self.layers()?, roots, unused_for, removal)
     }
 
+    /// Waits until the layer can be taken, or until it is this process's turn to make it.
+    ///
+    /// Nobody sleeps in flock(2) here: whoever makes a layer keeps a shared lock on it, for which
+    /// one would wait to no purpose.
+    fn take_or_lock(&self, stack: &Stack, digest: Digest) -> Result<Turn> {
+        const PAUSE: Duration = Duration::from_millis(20);
+        let name = digest.name();
+        let lock = |hold| self.room.lock(OsStr::new(&name), hold);
+        let mut told = false;
+        loop {
+            if let Some(stack) = self.take(stack, digest)? {
+                return Ok(Turn::Taken(stack));
+            }
+            if let Some(lock) = lock(Hold::Alone)? {
+                return Ok(Turn::Ours(lock));
+            }
+            // Others use it; or its maker has finished since we looked.
+            let layer = self.room.layer(digest);
+            if layer.is_dir() && lock(Hold::Shared)?.is_some() {
+                return match self.take(stack, digest)? {
+                    Some(stack) => Ok(Turn::Taken(stack)),
+                    None => Err(Error::system("making a damaged layer again")
+                        .at(&layer)
+                        .errno(Errno::BUSY)
+                        .because("another process uses it as it is")
+                        .remedy("end what builds on it or runs in it")),
+                };
+            }
+            if !std::mem::replace(&mut told, true) {
+                log::info!("waiting for another build that works on the same step");
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// The layer on `stack` if it is there, sound, and nobody works on it.
-    fn take(&self, stack: &Stack, digest: Digest, patience: Patience) -> Result<Option<Stack>> {
-        // A lock file for each step that is asked for would be too many.
+    fn take(&self, stack: &Stack, digest: Digest) -> Result<Option<Stack>> {
         let layer = self.room.layer(digest);
-        if !layer.is_dir() || !self.room.keep(digest, patience)? {
+        if !layer.is_dir() || !self.room.keep(digest)? {
             return Ok(None);
         }
         match self.examine(digest) {
@@ -427,6 +457,14 @@ impl StepCache {
     }
 }
 
+/// Whose turn it is with a layer that is wanted.
+enum Turn {
+    /// It is there: the stack with it.
+    Taken(Stack),
+    /// Ours.
+    Ours(Lock),
+}
+
 /// What there is of a layer.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
@@ -434,33 +472,6 @@ enum Found {
     /// And why.
     Damaged(String),
     Nothing,
-}
-
-/// A directory beside the one that is written; removed when it is dropped.
-struct Draft {
-    path: PathBuf,
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Err(errno) = room::remove(&self.path) {
-            log::warn!("{}: {errno}", self.path.display());
-        }
-    }
-}
-
-fn draft_of(dest: &Path) -> Result<Draft> {
-    let Some(name) = dest.file_name() else {
-        return Err(Error::usage("writing the finished tree")
-            .at(dest)
-            .because("it has no name"));
-    };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", room::random()?));
-    Ok(Draft {
-        path: dest.with_file_name(hidden),
-    })
 }
 
 /// Layers that stay as long as this value does, or the cache that it came from.

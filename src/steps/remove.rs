@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::manifest::Manifest;
-use super::room::{Hold, Patience, Room};
+use super::room::{Hold, Room};
 use super::{Digest, Layer, Removal};
 use crate::Result;
 
@@ -41,7 +41,7 @@ pub(super) fn unused(
             continue;
         }
         let name = layer.digest.name();
-        let Some(lock) = room.lock(name.as_ref(), Hold::Alone, Patience::DontWait)? else {
+        let Some(lock) = room.lock(name.as_ref(), Hold::Alone)? else {
             log::info!("{}: in use", layer.digest);
             continue;
         };
@@ -65,7 +65,7 @@ fn damaged(room: &Room) -> Result<()> {
         };
         let broken = || Manifest::read(&path).is_none();
         if broken()
-            && let Some(lock) = room.lock(name, Hold::Alone, Patience::DontWait)?
+            && let Some(lock) = room.lock(name, Hold::Alone)?
             && broken()
         {
             log::info!("{}: damaged", path.display());

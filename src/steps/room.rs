@@ -35,13 +35,6 @@ pub(super) enum Hold {
     Alone,
 }
 
-/// Whether one waits for a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
-    Wait,
-    DontWait,
-}
-
 /// A lock of a layer, let go when it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -156,34 +149,20 @@ impl Room {
         Ok(found)
     }
 
-    /// Locks a layer that is there or is to be there; `None` when somebody else has it.
-    pub(super) fn lock(
-        &self,
-        name: &OsStr,
-        hold: Hold,
-        patience: Patience,
-    ) -> Result<Option<Lock>> {
+    /// Locks a layer that is there or is to be there; `None` when somebody else has it. Nobody
+    /// waits.
+    pub(super) fn lock(&self, name: &OsStr, hold: Hold) -> Result<Option<Lock>> {
         const STEP: &str = "locking a layer";
         let path = self.dir.join("locks").join(name);
-        let (now, later) = match hold {
-            Hold::Shared => (
-                FlockOperation::NonBlockingLockShared,
-                FlockOperation::LockShared,
-            ),
-            Hold::Alone => (
-                FlockOperation::NonBlockingLockExclusive,
-                FlockOperation::LockExclusive,
-            ),
+        let how = match hold {
+            Hold::Shared => FlockOperation::NonBlockingLockShared,
+            Hold::Alone => FlockOperation::NonBlockingLockExclusive,
         };
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
             let file = openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR).context(STEP, &path)?;
-            match flock(&file, now) {
-                Err(Errno::WOULDBLOCK) if patience == Patience::DontWait => return Ok(None),
-                Err(Errno::WOULDBLOCK) => {
-                    log::info!("waiting for another build that works on the same step");
-                    rustix::io::retry_on_intr(|| flock(&file, later)).context(STEP, &path)?;
-                }
+            match flock(&file, how) {
+                Err(Errno::WOULDBLOCK) => return Ok(None),
                 result => result.context(STEP, &path)?,
             }
             // Whoever removed the layer has removed the file too, perhaps just now.
@@ -198,13 +177,12 @@ impl Room {
         }
     }
 
-    /// Locks a layer until this value goes; false when somebody is making or removing it and
-    /// one doesn't wait.
-    pub(super) fn keep(&self, digest: Digest, patience: Patience) -> Result<bool> {
+    /// Locks a layer until this value goes; false when somebody is making or removing it.
+    pub(super) fn keep(&self, digest: Digest) -> Result<bool> {
         if self.used.lock().contains_key(&digest) {
             return Ok(true);
         }
-        let lock = self.lock(OsStr::new(&digest.name()), Hold::Shared, patience)?;
+        let lock = self.lock(OsStr::new(&digest.name()), Hold::Shared)?;
         let got = lock.is_some();
         if let Some(lock) = lock {
             self.used.lock().insert(digest, lock);
@@ -292,7 +270,7 @@ impl Room {
             .context(STEP, &locks)?;
         for name in entries.flatten().map(|entry| entry.file_name()) {
             if !self.dir.join("layers").join(&name).exists()
-                && let Some(lock) = self.lock(&name, Hold::Alone, Patience::DontWait)?
+                && let Some(lock) = self.lock(&name, Hold::Alone)?
             {
                 self.forget(&name, lock);
             }

@@ -2,7 +2,6 @@
 //! data.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -36,11 +35,12 @@ impl Summary {
             files: 0,
             bytes: 0,
             hasher: Sha256::new(),
-            line: String::new(),
+            pending: Vec::with_capacity(PIECE),
         };
         let root = openat(CWD, root, FLAGS, Mode::empty())?;
         counter.note(OsStr::new("."), &fstat(&root)?);
         counter.directory(root)?;
+        counter.flush();
         Ok(Self {
             files: counter.files,
             bytes: counter.bytes,
@@ -53,9 +53,12 @@ struct Counter {
     files: u64,
     bytes: u64,
     hasher: Sha256,
-    /// Used again for every name.
-    line: String,
+    /// What isn't hashed yet: many short pieces are slow.
+    pending: Vec<u8>,
 }
+
+/// So much is hashed at once.
+const PIECE: usize = 16 << 10;
 
 impl Counter {
     fn directory(&mut self, dir: OwnedFd) -> Result<(), Errno> {
@@ -75,11 +78,11 @@ impl Counter {
         }
         // No more than one descriptor for each level.
         for name in below {
-            self.hasher.update(name.as_bytes());
-            self.hasher.update(b"/");
+            self.pending.extend_from_slice(name.as_bytes());
+            self.pending.push(b'/');
             self.directory(openat(&dir, &name, FLAGS, Mode::empty())?)?;
         }
-        self.hasher.update(b"..");
+        self.pending.extend_from_slice(b"..");
         Ok(())
     }
 
@@ -88,15 +91,26 @@ impl Counter {
             FileType::Directory => 0,
             _ => stat.st_size,
         };
-        self.line.clear();
-        // Writing into a string doesn't fail.
-        let _ = writeln!(
-            self.line,
-            "\0{:o} {size} {} {} {}",
-            stat.st_mode, stat.st_mtime, stat.st_mtime_nsec, stat.st_rdev
-        );
-        self.hasher.update(name.as_bytes());
-        self.hasher.update(self.line.as_bytes());
+        self.pending.extend_from_slice(name.as_bytes());
+        self.pending.push(0);
+        // The fields have other widths on other machines.
+        self.pending.extend_from_slice(&stat.st_mode.to_le_bytes());
+        for number in [
+            i128::from(size),
+            i128::from(stat.st_mtime),
+            i128::from(stat.st_mtime_nsec),
+            i128::from(stat.st_rdev),
+        ] {
+            self.pending.extend_from_slice(&number.to_le_bytes());
+        }
+        if self.pending.len() >= PIECE {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.hasher.update(&self.pending);
+        self.pending.clear();
     }
 }
 
