@@ -10,9 +10,8 @@ use crate::{Overlay, Result};
 /// Mounts the tree of a container in this process's own mount namespace, read-only. The kernel
 /// doesn't let a plain user do that; the FUSE server does it through fusermount3(1).
 ///
-/// Without `target` it appears where `.vagga/NAME` leads to. The layers may be removed under it
-/// once this process has ended, as those of a container that isn't used: `_clean` is told by the
-/// user when.
+/// Without `target` it appears where `.vagga/NAME` leads to. Nothing holds the layers once this
+/// process has ended, but `_clean` leaves those of a container that is linked alone.
 pub fn show(project: &Project, name: &str, target: Option<&Path>) -> Result<PathBuf> {
     let root = project.built(name)?;
     let lowers = Lowers::of(project, &root)?;
