@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+#[path = "check/needs.rs"]
+mod needs;
+
 const OVERFALL: &str = env!("CARGO_BIN_EXE_overfall");
 
 struct Scratch {
@@ -142,6 +145,7 @@ fn json_has_the_published_fields() {
         "remedy",
         "instead",
         "fuse",
+        "ids",
         "kernel",
     ] {
         assert!(report.get(field).is_some(), "{field}: {report}");

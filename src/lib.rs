@@ -19,6 +19,9 @@
 //! # Ok::<(), overfall::Error>(())
 //! ```
 //!
+//! Two things that a builder of containers needs stand on it: [`Snapshot`], a writable, throw-away copy
+//! of a directory in its place, and [`StepCache`], a layer for each step of a build.
+//!
 //! `docs/ARCHITECTURE.md` in the repository describes the modules and which may use which.
 
 pub mod backend;
@@ -26,14 +29,20 @@ pub mod changes;
 pub mod cli;
 pub mod container;
 mod error;
+mod flatten;
 pub mod format;
 pub mod options;
 mod overlay;
 pub mod probe;
 pub mod server;
+pub mod snapshot;
+pub mod steps;
 pub mod sys;
 pub mod union;
+pub mod vagga;
 
 pub use backend::{Backend, Mounted};
 pub use error::{Error, Result};
 pub use overlay::Overlay;
+pub use snapshot::Snapshot;
+pub use steps::StepCache;

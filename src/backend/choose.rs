@@ -48,6 +48,9 @@ fn why_not_native(overlay: &Overlay) -> Option<String> {
         // The trial would make a user namespace of its own; this mount is wanted here.
         return Some("a plain user may not mount it outside a user namespace".to_owned());
     }
+    if matches!(overlay.owners, Owners::Given { .. }) {
+        return Some("it shows no other owners than the layers'".to_owned());
+    }
     match probe::trial(&overlay.options) {
         Ok(verdict) if is_enough(&verdict, overlay.owners) => None,
         Ok(verdict) => Some(reason(&verdict)),
@@ -61,6 +64,7 @@ fn is_enough(verdict: &Verdict, owners: Owners) -> bool {
     match owners {
         Owners::Real => verdict.mounts(),
         Owners::FakeRoot => verdict.supported,
+        Owners::Given { .. } => false,
     }
 }
 

@@ -52,7 +52,7 @@ impl fmt::Display for Carrier {
     }
 }
 
-/// A mounted overlay. Dropping it unmounts; [`Mounted::leave`] keeps the mount.
+/// A mounted overlay. Dropping it unmounts; [`Mounted::forget`] keeps the mount.
 #[derive(Debug)]
 pub struct Mounted {
     target: PathBuf,
@@ -116,9 +116,27 @@ impl Mounted {
         }
     }
 
-    /// Keeps the mount beyond this value.
-    pub fn leave(mut self) {
+    /// Keeps the mount beyond this value: until somebody unmounts it, or the last mount namespace
+    /// that has it ends.
+    pub fn forget(mut self) {
         self.armed = false;
+    }
+
+    /// The same mount, which whoever calls this moves to `target`, an absolute path.
+    pub(crate) fn moved_to(mut self, target: PathBuf) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// What is mounted at `target` is no overlay but a tmpfs, which needs as little care as the
+    /// kernel's overlay does.
+    pub(crate) fn on_tmpfs(target: PathBuf) -> Self {
+        Self {
+            target,
+            armed: true,
+            held: Held::Native,
+            why_not_native: None,
+        }
     }
 
     /// Waits until the mount has gone, or until there is something to read from `wake`.
@@ -149,6 +167,12 @@ impl Drop for Mounted {
             log::warn!("{error}");
         }
     }
+}
+
+/// Takes what is mounted at `target` out of sight, whoever mounted it and whether or not anybody
+/// serves it still.
+pub(crate) fn detach(target: &Path) -> Result<()> {
+    fuse::unmount(target, Busy::Detach)
 }
 
 /// Mounts `overlay` with the backend that it asks for.

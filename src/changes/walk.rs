@@ -195,11 +195,11 @@ impl Walker<'_> {
 
     fn differs(&self, directory: &OwnedFd, upper: &Stat, lower: &Stat) -> bool {
         let is = match self.owners {
-            Owners::Real => Shown::from(upper),
+            Owners::Real | Owners::Given { .. } => Shown::from(upper),
             Owners::FakeRoot => overridden(directory).unwrap_or_else(|| Shown::from(upper)),
         };
         let was = match self.owners {
-            Owners::Real => Shown::from(lower),
+            Owners::Real | Owners::Given { .. } => Shown::from(lower),
             Owners::FakeRoot => Shown::from(lower).with_root_for_unmapped(),
         };
         is != was

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::options::Options;
-use crate::probe::{self, Cause, FuseVerdict, Kernel, Outcome, Step, Verdict};
+use crate::probe::{self, Cause, FuseVerdict, IdsVerdict, Kernel, Outcome, Step, Verdict};
 use crate::{Error, Result};
 
 /// Tell whether the kernel's overlay works here, why not, and what to change
@@ -37,6 +37,7 @@ struct Report {
     remedy: Option<&'static str>,
     instead: Option<&'static str>,
     fuse: FuseVerdict,
+    ids: IdsVerdict,
     kernel: Kernel,
 }
 
@@ -72,6 +73,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         remedy: told(Cause::remedy),
         instead: told(Cause::instead),
         fuse: probe::try_fuse()?,
+        ids: probe::look_for_ids(),
         kernel: Kernel::current(),
         native,
     };
@@ -116,6 +118,7 @@ fn plain(report: &Report) -> String {
     out += "\nFUSE:\n";
     steps(&mut out, &report.fuse.steps);
     line(&mut out, format_args!("\n{}", fuse_in_words(&report.fuse)));
+    line(&mut out, format_args!("ids: {}", ids_in_words(&report.ids)));
     let kernel = &report.kernel;
     line(
         &mut out,
@@ -134,9 +137,17 @@ fn fuse_in_words(fuse: &FuseVerdict) -> String {
             )
         }
         _ => format!(
-            "overfall's FUSE server doesn't work here; {}",
+            "overfall's FUSE server doesn't work here: {}; {}",
+            fuse.cause.map(Cause::words).unwrap_or_default(),
             fuse.remedy.unwrap_or_default()
         ),
+    }
+}
+
+fn ids_in_words(ids: &IdsVerdict) -> String {
+    match ids.cause {
+        None => "a container can have those of several users".to_owned(),
+        Some(cause) => format!("{}; {}", cause.words(), cause.remedy()),
     }
 }
 

@@ -8,6 +8,7 @@ mod forget;
 mod mount;
 mod run;
 mod umount;
+mod vagga;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ enum Command {
     Umount(umount::Args),
     Forget(forget::Args),
     Check(check::Args),
+    Vagga(vagga::Args),
 }
 
 /// `--backend`, as typed.
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Umount(args) => umount::run(args),
         Command::Forget(args) => forget::run(args),
         Command::Check(args) => check::run(args),
+        Command::Vagga(args) => vagga::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {
         eprintln!("overfall: {error}");

@@ -47,7 +47,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     } else {
         let mounted = overlay.mount()?;
         tell(&mounted);
-        mounted.leave();
+        mounted.forget();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,7 +72,7 @@ fn stay(overlay: Overlay) -> Result<()> {
     tell(&mounted);
     match mounted.gone_or(wake.as_fd())? {
         End::Gone => {
-            mounted.leave();
+            mounted.forget();
             Ok(())
         }
         End::Woken => mounted.unmount_at_once(),

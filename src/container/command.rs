@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::execve;
+use nix::unistd::{Gid, Uid, execve, setgroups, setresgid, setresuid};
 
 use crate::sys::{from_nix, process};
 use crate::{Error, Result};
@@ -19,6 +19,29 @@ pub struct Command {
     words: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
+    credentials: Option<Credentials>,
+}
+
+/// Who a command runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: u32,
+    /// The group.
+    pub group: u32,
+    /// The other groups.
+    pub others: Vec<u32>,
+}
+
+impl Credentials {
+    fn take_on(&self) -> std::result::Result<(), Errno> {
+        let others: Vec<Gid> = self.others.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&others)?;
+        let group = Gid::from_raw(self.group);
+        setresgid(group, group, group)?;
+        let user = Uid::from_raw(self.user);
+        setresuid(user, user, user)
+    }
 }
 
 /// Where programs are looked for without a `PATH`; execvp(3) of glibc has the same.
@@ -38,6 +61,7 @@ impl Command {
             words,
             env: std::env::vars_os().collect(),
             directory: None,
+            credentials: None,
         }
     }
 
@@ -46,6 +70,20 @@ impl Command {
     pub fn env(mut self, key: OsString, value: OsString) -> Self {
         self.env.retain(|(known, _)| *known != key);
         self.env.push((key, value));
+        self
+    }
+
+    /// Replaces its whole environment.
+    #[must_use]
+    pub fn environment(mut self, env: Vec<(OsString, OsString)>) -> Self {
+        self.env = env;
+        self
+    }
+
+    /// The user and groups that it runs as; those of the calling process unless told.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
         self
     }
 
@@ -58,7 +96,7 @@ impl Command {
     }
 
     /// Refuses what can't be handed to a program.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let mut texts = self
             .words
             .iter()
@@ -75,7 +113,7 @@ impl Command {
     pub(super) fn enter_directory(&mut self, outside: Option<PathBuf>) -> Result<()> {
         if let Some(wanted) = &self.directory {
             return rustix::process::chdir(wanted).map_err(|errno| {
-                Error::usage("changing into the directory of --chdir")
+                Error::usage("changing into the directory of the command")
                     .at(wanted)
                     .errno(errno)
             });
@@ -96,6 +134,12 @@ impl Command {
         // Rust programs start with SIGPIPE ignored; others expect its default.
         let _ = process::default_action(Signal::SIGPIPE);
         let _ = mask.thread_set_mask();
+        if let Some(credentials) = &self.credentials
+            && let Err(errno) = credentials.take_on()
+        {
+            let step = format!("becoming user {}", credentials.user);
+            return (Error::system(step).errno(from_nix(errno)), 126);
+        }
         let name = self.words.first().cloned().unwrap_or_default();
         let errno = match self.execute() {
             Ok(never) => match never {},

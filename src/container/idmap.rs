@@ -1,10 +1,6 @@
-//! Id maps of user namespaces, and the ranges that /etc/subuid and /etc/subgid give a user.
+//! Id maps of user namespaces.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::Path;
-
-use nix::unistd::{Uid, User};
 
 /// A range of ids: `count` ids from `inside` on stand for those from `outside` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +86,37 @@ impl IdMap {
         map
     }
 
+    /// A map of these ranges.
+    pub fn of(ranges: Vec<IdRange>) -> Self {
+        Self(ranges)
+    }
+
+    /// Its ranges.
+    pub fn ranges(&self) -> &[IdRange] {
+        &self.0
+    }
+
+    /// Reads what `/proc/PID/uid_map` shows; `None` where that isn't a map.
+    pub fn parse(text: &str) -> Option<Self> {
+        let ranges = text
+            .lines()
+            .map(|line| {
+                let mut numbers = line.split_whitespace().map(str::parse);
+                match (numbers.next()?, numbers.next()?, numbers.next()?) {
+                    (Ok(inside), Ok(outside), Ok(count)) if count > 0 => {
+                        numbers.next().is_none().then_some(IdRange {
+                            inside,
+                            outside,
+                            count,
+                        })
+                    }
+                    _ => None,
+                }
+            })
+            .collect::<Option<Vec<_>>>()?;
+        (!ranges.is_empty() && ranges.len() <= MAX_RANGES).then_some(Self(ranges))
+    }
+
     /// Whether it maps one id only, which needs no help from newuidmap(1).
     pub fn is_single(&self) -> bool {
         matches!(self.0.as_slice(), [range] if range.count == 1)
@@ -124,41 +151,18 @@ impl IdMap {
     }
 }
 
-/// The ranges (first id, how many) that `file`, in the format of subuid(5), gives to a user.
-pub(super) fn subordinate(file: &Path, uid: Uid) -> Vec<(u32, u32)> {
-    let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
-    match fs::read(file) {
-        Ok(text) => parse_subordinate(&text, name.as_deref(), uid.as_raw()),
-        Err(_) => Vec::new(),
-    }
-}
-
-fn parse_subordinate(text: &[u8], name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
-    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.trim().parse::<u32>().ok();
-    let mine = |owner: &[u8]| {
-        name.is_some_and(|name| name.as_bytes() == owner) || number(owner) == Some(uid)
-    };
-    text.split(|byte| *byte == b'\n')
-        .filter_map(|line| {
-            let mut fields = line.split(|byte| *byte == b':');
-            let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);
-            mine(owner).then_some((number(first)?, number(count)?))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_by_name_or_number() {
-        let text = b"# c\nann:100000:65536\nbob:1:2\n1001:300000:10\nann:x:1\nann\n";
-        assert_eq!(
-            parse_subordinate(text, Some("ann"), 1001),
-            [(100_000, 65536), (300_000, 10)]
-        );
-        assert_eq!(parse_subordinate(text, None, 5), []);
+    fn the_kernel_s_text_is_a_map() {
+        let text = "         0       1001          1\n         1     100000      65535\n";
+        let map = IdMap::parse(text).unwrap();
+        assert_eq!(map.to_text(), "0 1001 1\n1 100000 65535\n");
+        for wrong in ["", "0 1\n", "0 1 2 3\n", "a b c\n", "0 1 0\n", "0 0 1\n\n"] {
+            assert_eq!(IdMap::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -28,10 +28,15 @@ mod run;
 mod scratch;
 mod wait;
 
-pub use command::Command;
 pub(crate) use command::parse_variable;
+pub use command::{Command, Credentials};
 pub use idmap::{IdMap, IdRange};
+pub(crate) use namespaces::enter;
 pub use namespaces::{Identity, Standing};
+pub(crate) use overlays::{Overlays, Policy};
 pub use root::{Access, Bind};
+pub(crate) use root::{Content, Memory, Place, Root};
+pub(crate) use run::launch;
 pub use run::{Ended, Report, Run, State};
+pub(crate) use scratch::{End, Scratch};
 pub use wait::die_of;

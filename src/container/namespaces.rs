@@ -9,12 +9,14 @@ use std::process::{Command, Stdio};
 use log::info;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::idmap::{IdMap, subordinate};
+use super::idmap::IdMap;
 use crate::error::Context;
+use crate::probe::{Cause, look_for_ids, no_namespace};
+use crate::sys::subordinate::subordinate;
 use crate::sys::{Errno, from_nix, process};
 use crate::{Error, Result};
 
@@ -50,7 +52,7 @@ impl Standing {
 
 /// Who a plain user is in the namespace. The subordinate ids, where there are some, are the other
 /// users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Identity {
     /// Root there.
     #[default]
@@ -58,13 +60,28 @@ pub enum Identity {
     /// Oneself. Root is another there, and only where the user has subordinate ids: without them
     /// nothing can be written in a directory of root's, not even in /tmp.
     Oneself,
+    /// Root there, with exactly these ids. For the machine's root, too: it gets a user namespace
+    /// like everybody else.
+    Mapped {
+        /// The users.
+        users: IdMap,
+        /// The groups.
+        groups: IdMap,
+    },
 }
 
 /// Moves the calling process into a mount namespace of its own, and into a user namespace first
 /// where it may not mount otherwise.
-pub(super) fn enter(standing: Standing, identity: Identity) -> Result<()> {
-    if standing == Standing::Plain {
-        enter_user_namespace(identity)?;
+pub(crate) fn enter(standing: Standing, identity: &Identity) -> Result<()> {
+    match identity {
+        Identity::Mapped { users, groups } => enter_mapped(users, groups)?,
+        Identity::FakeRoot if standing == Standing::Plain => {
+            enter_user_namespace(IdMap::fake_root)?;
+        }
+        Identity::Oneself if standing == Standing::Plain => {
+            enter_user_namespace(IdMap::keep_id)?;
+        }
+        Identity::FakeRoot | Identity::Oneself => {}
     }
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| {
         Error::system("making a mount namespace")
@@ -82,22 +99,18 @@ fn refused_mount(standing: Standing, errno: Errno) -> Error {
         .at("/")
         .errno(errno);
     match standing {
-        Standing::Plain => error
-            .because("this user may make a user namespace, but gets no rights in it")
-            .remedy(
-                "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, \
-                 or an AppArmor profile for overfall",
-            ),
+        Standing::Plain => explained(error, no_namespace(Some(errno))),
         Standing::Root | Standing::NamespaceRoot => error,
     }
 }
 
-fn enter_user_namespace(identity: Identity) -> Result<()> {
+/// With what the table of advice says of the cause.
+fn explained(error: Error, cause: Cause) -> Error {
+    error.because(cause.words()).remedy(cause.remedy())
+}
+
+fn enter_user_namespace(map: fn(u32, &[(u32, u32)]) -> IdMap) -> Result<()> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let map = match identity {
-        Identity::Oneself => IdMap::keep_id,
-        Identity::FakeRoot => IdMap::fake_root,
-    };
     let users = map(uid.as_raw(), &subordinate(Path::new("/etc/subuid"), uid));
     let groups = map(gid.as_raw(), &subordinate(Path::new("/etc/subgid"), uid));
     // The helpers must be started by a process that stays outside.
@@ -122,6 +135,63 @@ fn enter_user_namespace(identity: Identity) -> Result<()> {
     Ok(())
 }
 
+/// All of the maps or an error: with other ids the files of the tree would belong to others.
+fn enter_mapped(users: &IdMap, groups: &IdMap) -> Result<()> {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    // In the new namespace the user can't be told.
+    let lacking = look_for_ids().cause;
+    let helper = MapHelper::start(users, groups)?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
+    let written = helper.write_maps()?;
+    let refused = |file: &str, map: &IdMap, program: &str| {
+        let wanted = map.to_text().trim_end().replace('\n', ", ");
+        let error = Error::system("mapping the user").at(format!("/proc/self/{file}"));
+        match lacking {
+            Some(cause) => explained(error, cause),
+            None => error
+                .because(format!(
+                    "{program} doesn't give this user the ids `{wanted}`"
+                ))
+                .remedy("a container that another user has built has to be built again"),
+        }
+    };
+    if !written.users {
+        if *users != IdMap::single(0, uid.as_raw()) {
+            return Err(refused("uid_map", users, "newuidmap"));
+        }
+        write_own("uid_map", users)?;
+    }
+    if !written.groups {
+        if *groups != IdMap::single(0, gid.as_raw()) {
+            return Err(refused("gid_map", groups, "newgidmap"));
+        }
+        fs::write("/proc/self/setgroups", "deny")
+            .map_err(|error| map_error("setgroups", &error))?;
+        write_own("gid_map", groups)?;
+    }
+    become_root(written)
+}
+
+/// Makes the process root of the namespace where it isn't yet: the machine's root may have no id
+/// in the maps of a plain user.
+fn become_root(written: Written) -> Result<()> {
+    let step = "becoming root in the user namespace";
+    let failed = |errno| Error::system(step).errno(from_nix(errno));
+    if written.groups {
+        setgroups(&[]).map_err(failed)?;
+    }
+    let root = Gid::from_raw(0);
+    setresgid(root, root, root).map_err(failed)?;
+    if Uid::current().is_root() && Uid::effective().is_root() {
+        return Ok(());
+    }
+    let root = Uid::from_raw(0);
+    setresuid(root, root, root).map_err(failed)?;
+    // A change of the user closes /proc/self to the process.
+    let open = rustix::process::DumpableBehavior::Dumpable;
+    rustix::process::set_dumpable_behavior(open).context(step, "/proc/self")
+}
+
 fn write_own(file: &str, map: &IdMap) -> Result<()> {
     fs::write(format!("/proc/self/{file}"), map.to_text()).map_err(|error| map_error(file, &error))
 }
@@ -133,21 +203,9 @@ fn map_error(file: &str, error: &std::io::Error) -> Error {
 }
 
 fn no_user_namespace(errno: nix::errno::Errno) -> Error {
-    use nix::errno::Errno as E;
-    let error = Error::system("making a user namespace").errno(from_nix(errno));
-    match errno {
-        E::EPERM => error.because("this user may not make one").remedy(
-            "on Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: \
-                 allow it in its seccomp profile; in a chroot: start it from outside",
-        ),
-        E::ENOSPC | E::EUSERS => error
-            .because("there may be no more of them")
-            .remedy("sysctl user.max_user_namespaces=15000"),
-        E::EINVAL | E::ENOSYS => error
-            .because("this kernel has none (CONFIG_USER_NS)")
-            .remedy("run as root"),
-        _ => error,
-    }
+    let errno = from_nix(errno);
+    let error = Error::system("making a user namespace").errno(errno);
+    explained(error, no_namespace(Some(errno)))
 }
 
 /// Which maps newuidmap(1) and newgidmap(1) wrote.
@@ -172,7 +230,9 @@ impl MapHelper {
             Error::system("starting the id map helper").because(error.to_string())
         };
         let (mut wait, go) = std::io::pipe().map_err(pipe_error)?;
-        if users.is_single() && groups.is_single() {
+        let own = |map: &IdMap, id| *map == IdMap::single(0, id);
+        let (uid, gid) = (Uid::effective().as_raw(), Gid::effective().as_raw());
+        if own(users, uid) && own(groups, gid) {
             return Ok(Self { child: None, go });
         }
         let target = Pid::this();
@@ -219,6 +279,12 @@ impl MapHelper {
 }
 
 fn write_map(program: &str, target: Pid, map: &IdMap) -> bool {
+    // Root needs no helper.
+    let file = program.strip_prefix("new").unwrap_or(program);
+    let file = format!("/proc/{target}/{}_map", file.trim_end_matches("map"));
+    if fs::write(file, map.to_text()).is_ok() {
+        return true;
+    }
     if map.is_single() {
         return false;
     }

@@ -29,14 +29,14 @@ use crate::{Overlay, Result};
 
 /// What all overlays of a run have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Policy {
-    pub(super) backend: Backend,
-    pub(super) owners: Owners,
+pub(crate) struct Policy {
+    pub(crate) backend: Backend,
+    pub(crate) owners: Owners,
 }
 
 /// A mounted overlay and the layers it was made of.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     mounted: Mounted,
     layers: Layers,
     lowers: Vec<PathBuf>,
@@ -44,16 +44,16 @@ pub(super) struct Piece {
 
 /// A mount of the machine that is shown inside as it is, but read-only.
 #[derive(Debug, Clone)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     /// Where it is on the machine.
-    pub(super) source: PathBuf,
+    pub(crate) source: PathBuf,
     /// Where it goes, relative to the root.
-    pub(super) inside: PathBuf,
+    pub(crate) inside: PathBuf,
 }
 
 /// The mounted overlays, the root's first. Dropping them unmounts the last one first.
 #[derive(Debug, Default)]
-pub(super) struct Overlays {
+pub(crate) struct Overlays {
     pieces: Vec<Piece>,
     shown: Vec<Shown>,
 }
@@ -61,7 +61,7 @@ pub(super) struct Overlays {
 impl Overlays {
     /// Mounts them. `lowers` are the root's, topmost first, the root itself last; mounts at or
     /// below one of `handled` (relative to the root) are left to others.
-    pub(super) fn mount(
+    pub(crate) fn mount(
         scratch: &Scratch,
         lowers: Vec<PathBuf>,
         handled: &[PathBuf],
@@ -116,18 +116,18 @@ impl Overlays {
     }
 
     /// The mounts that are shown read-only; parents first.
-    pub(super) fn shown(&self) -> &[Shown] {
+    pub(crate) fn shown(&self) -> &[Shown] {
         &self.shown
     }
 
     /// Who carries the root.
-    pub(super) fn carrier(&self) -> Option<Carrier> {
+    pub(crate) fn carrier(&self) -> Option<Carrier> {
         self.pieces.first().map(|piece| piece.mounted.backend())
     }
 
     /// Unmounts them all, the last one first, and waits until everything is written. Gives back
     /// the layers they were made of.
-    pub(super) fn unmount(mut self) -> Result<Vec<(PathBuf, Vec<PathBuf>)>> {
+    pub(crate) fn unmount(mut self) -> Result<Vec<(PathBuf, Vec<PathBuf>)>> {
         let mut outcome = Ok(());
         let mut layers = Vec::new();
         while let Some(piece) = self.pieces.pop() {

@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use log::debug;
@@ -49,22 +50,64 @@ pub struct Bind {
     pub access: Access,
 }
 
+/// Something that is put over a place of the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where, as seen inside.
+    pub(crate) inside: PathBuf,
+    pub(crate) content: Content,
+}
+
+/// What is put there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A file or directory of the machine.
+    Bind { source: PathBuf, access: Access },
+    /// A fresh directory in memory.
+    Memory(Memory),
+    /// A directory that is empty and stays so.
+    Empty,
+}
+
+/// A fresh directory in memory, of a bounded size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    /// Directories in it, with their modes; parents first.
+    pub(crate) dirs: Vec<(PathBuf, u32)>,
+    /// Files in it, with their text.
+    pub(crate) files: Vec<(PathBuf, String)>,
+}
+
+impl From<Bind> for Place {
+    fn from(bind: Bind) -> Self {
+        Self {
+            inside: bind.path.clone(),
+            content: Content::Bind {
+                source: bind.path,
+                access: bind.access,
+            },
+        }
+    }
+}
+
 /// Directories of the root that this file takes care of.
 pub(super) const OWN: [&str; 3] = ["proc", "sys", "dev"];
 
 /// The plan of the root.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     /// Where the merged tree is mounted.
-    pub(super) merged: PathBuf,
+    pub(crate) merged: PathBuf,
     /// Mounts of the machine that no overlay covers.
-    pub(super) shown: Vec<Shown>,
-    /// What the user wants to see as it is.
-    pub(super) binds: Vec<Bind>,
-    /// The run's own directory, as seen inside; if it is there at all.
-    pub(super) hidden: Option<PathBuf>,
+    pub(crate) shown: Vec<Shown>,
+    /// What is put over the tree, in this order.
+    pub(crate) places: Vec<Place>,
+    /// The run's own directories, as seen inside; those that are there at all.
+    pub(crate) hidden: Vec<PathBuf>,
     /// Decides what has to be protected.
-    pub(super) standing: Standing,
+    pub(crate) standing: Standing,
 }
 
 impl Root {
@@ -86,14 +129,10 @@ impl Root {
             bind(&shown.source, &Path::new("/").join(&shown.inside))?;
             read_only_below(&Path::new("/").join(&shown.inside), |_| true)?;
         }
-        for wanted in &self.binds {
-            make_place(&wanted.path)?;
-            bind(&wanted.path, &wanted.path)?;
-            if wanted.access == Access::ReadOnly {
-                read_only_below(&wanted.path, |_| true)?;
-            }
+        for place in &self.places {
+            place.put()?;
         }
-        if let Some(hidden) = &self.hidden {
+        for hidden in &self.hidden {
             hide(hidden)?;
         }
         let step = "leaving the machine's root";
@@ -204,17 +243,69 @@ fn relative(path: &Path) -> &Path {
     }
 }
 
-/// Makes what a bind is mounted on, where a root has nothing there.
-fn make_place(path: &Path) -> Result<()> {
+impl Place {
+    fn put(&self) -> Result<()> {
+        let at = &self.inside;
+        match &self.content {
+            Content::Bind { source, access } => {
+                make_place(at, relative(source).is_dir())?;
+                bind(source, at)?;
+                if *access == Access::ReadOnly {
+                    read_only_below(at, |_| true)?;
+                }
+                Ok(())
+            }
+            Content::Memory(memory) => {
+                make_place(at, true)?;
+                memory.mount(at)
+            }
+            Content::Empty => {
+                make_place(at, true)?;
+                let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+                mount("tmpfs", at, "tmpfs", flags, Some(c"size=4k,mode=555"))
+                    .context("mounting an empty directory", at)
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn mount(&self, at: &Path) -> Result<()> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let step = "mounting a directory in memory";
+        let options = format!("size={},mode={:o}", self.size, self.mode);
+        let options = std::ffi::CString::new(options).map_err(|_| Error::usage(step).at(at))?;
+        mount("tmpfs", at, "tmpfs", flags, options.as_c_str()).context(step, at)?;
+        let failed = |path: &Path, error: std::io::Error| {
+            Error::system("filling a directory in memory")
+                .at(path)
+                .because(error.to_string())
+        };
+        for (name, mode) in &self.dirs {
+            let path = at.join(name);
+            fs::create_dir_all(&path).map_err(|error| failed(&path, error))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode))
+                .map_err(|error| failed(&path, error))?;
+        }
+        for (name, text) in &self.files {
+            let path = at.join(name);
+            fs::write(&path, text).map_err(|error| failed(&path, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes what something is mounted on, where a root has nothing there.
+fn make_place(path: &Path, directory: bool) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
     let failed = |error: std::io::Error| {
-        Error::system("making the place of a bind")
+        Error::system("making a place to mount on")
             .at(path)
             .because(error.to_string())
     };
-    if relative(path).is_dir() {
+    if directory {
         fs::create_dir_all(path).map_err(failed)
     } else {
         if let Some(parent) = path.parent() {

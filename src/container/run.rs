@@ -12,7 +12,7 @@ use super::command::Command;
 use super::init::Init;
 use super::namespaces::{self, Identity, Standing};
 use super::overlays::{Overlays, Policy};
-use super::root::{Bind, OWN, Root};
+use super::root::{Bind, OWN, Place, Root};
 use super::scratch::Scratch;
 use super::wait::{Signals, Terminal, until_end};
 use crate::backend::{Backend, Carrier};
@@ -142,29 +142,23 @@ impl Run {
             backend: self.backend,
             owners: owners(standing),
         };
-        namespaces::enter(standing, self.identity)?;
+        namespaces::enter(standing, &self.identity)?;
         let scratch = match &self.state {
             State::Temporary => Scratch::temporary(standing)?,
             State::Kept(directory) => Scratch::kept(directory, standing)?,
         };
         let overlays = Overlays::mount(&scratch, self.layers(), &self.handled(&scratch), policy)?;
 
-        let signals = Signals::block()?;
-        let terminal = Terminal::of_self();
-        let init = Init {
-            root: Root {
-                merged: scratch.merged(),
-                shown: overlays.shown().to_vec(),
-                binds: self.binds,
-                hidden: inside(&self.root, scratch.directory()),
-                standing,
-            },
-            command: self.command,
-            directory,
-            mask: signals.mask_before(),
-            terminal,
+        let root = Root {
+            merged: scratch.merged(),
+            shown: overlays.shown().to_vec(),
+            places: self.binds.into_iter().map(Place::from).collect(),
+            hidden: inside(&self.root, scratch.directory())
+                .into_iter()
+                .collect(),
+            standing,
         };
-        let ended = start(init, &scratch, &signals, terminal)?;
+        let ended = launch(root, self.command, directory, &scratch.release_fds())?;
 
         let carrier = overlays.carrier();
         let layers = overlays.unmount()?;
@@ -221,8 +215,25 @@ impl Run {
     }
 }
 
-/// Starts init and waits for the end of everything in there.
-fn start(init: Init, scratch: &Scratch, signals: &Signals, terminal: Terminal) -> Result<Ended> {
+/// Runs the command in `root` and waits for the end of everything in there. `directory` is where
+/// the user is; no process in there may hold `not_theirs`.
+///
+/// Once in the life of a process: its children are in another pid namespace from here on.
+pub(crate) fn launch(
+    root: Root,
+    command: Command,
+    directory: Option<PathBuf>,
+    not_theirs: &[BorrowedFd<'_>],
+) -> Result<Ended> {
+    let signals = Signals::block()?;
+    let terminal = Terminal::of_self();
+    let init = Init {
+        root,
+        command,
+        directory,
+        mask: signals.mask_before(),
+        terminal,
+    };
     let failed = |why: String| Error::system("starting the command's first process").because(why);
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
     // The next child, and only it, is the first process of a new pid namespace. Whatever else
@@ -230,7 +241,7 @@ fn start(init: Init, scratch: &Scratch, signals: &Signals, terminal: Terminal) -
     unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| failed(errno.to_string()))?;
     let not_theirs: Vec<BorrowedFd<'_>> = [ours.as_fd()]
         .into_iter()
-        .chain(scratch.release_fd())
+        .chain(not_theirs.iter().copied())
         .collect();
     let pid = process::fork(|| {
         process::close_these(&not_theirs);
@@ -239,7 +250,7 @@ fn start(init: Init, scratch: &Scratch, signals: &Signals, terminal: Terminal) -
     .map_err(|errno: Errno| failed(errno.to_string()))?;
     drop(not_theirs);
     drop(theirs);
-    until_end(pid, &ours, signals, terminal)
+    until_end(pid, &ours, &signals, terminal)
 }
 
 /// In a user namespace most owners of the machine aren't mapped, whoever one is in there.

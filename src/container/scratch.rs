@@ -33,15 +33,18 @@ use crate::{Error, Result};
 
 /// What becomes of a state directory at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
+    /// It goes away, also when the run is killed.
     Remove,
+    /// It stays, and another run can go on in it.
     Keep,
 }
 
 /// The directory with the state of a run. Dropping it waits until the watcher has done its work.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     directory: PathBuf,
+    merged: PathBuf,
     end: End,
     standing: Standing,
     watcher: Pid,
@@ -113,6 +116,20 @@ impl Scratch {
         Self::start(directory, End::Keep, standing)
     }
 
+    /// A directory of this name, which goes away when the run ends unless `keep` says so. `EXIST`
+    /// where there is one of that name and `end` doesn't say to go on in it.
+    pub(crate) fn named(directory: &Path, end: End, standing: Standing) -> Result<Self> {
+        let step = "making the directory of the run";
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(Error::system(step).at(directory).because(error.to_string()));
+            }
+            Ok(()) => {}
+        }
+        Self::start(directory.to_path_buf(), end, standing)
+    }
+
     fn start(directory: PathBuf, end: End, standing: Standing) -> Result<Self> {
         let lock = take_lock(&directory)?;
         let pipe_error = |error: std::io::Error| {
@@ -122,6 +139,7 @@ impl Scratch {
         let watcher = process::fork(|| watch(&directory, end, wait, &lock))
             .context("starting the watcher", &directory)?;
         let scratch = Self {
+            merged: directory.join("merged"),
             directory,
             end,
             standing,
@@ -134,29 +152,34 @@ impl Scratch {
     }
 
     /// Where it is.
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Whether nothing of it is wanted after the run.
-    pub(super) fn is_temporary(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         self.end == End::Remove
     }
 
-    /// The descriptor that no process but the runner may keep open.
-    pub(super) fn release_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.release.as_ref().map(AsFd::as_fd)
+    /// The descriptors that no process but the runner may keep open.
+    pub(crate) fn release_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.release.as_ref().map(AsFd::as_fd).into_iter().collect()
     }
 
     /// Where the merged root goes.
-    pub(super) fn merged(&self) -> PathBuf {
-        self.directory.join("merged")
+    pub(crate) fn merged(&self) -> PathBuf {
+        self.merged.clone()
+    }
+
+    /// As [`Scratch::merged`].
+    pub(crate) fn merged_path(&self) -> &Path {
+        &self.merged
     }
 
     /// Makes upper and work directory for what is mounted at `inside`, a path relative to the
     /// root; the root's own with an empty path. `like` is the directory that upper stands for: a
     /// new upper gets its mode and owner, because they are those of the merged directory.
-    pub(super) fn layers(&self, inside: &Path, like: &Path) -> Result<Layers> {
+    pub(crate) fn layers(&self, inside: &Path, like: &Path) -> Result<Layers> {
         let place = if inside.as_os_str().is_empty() {
             self.directory.clone()
         } else {
@@ -178,7 +201,7 @@ impl Scratch {
     }
 
     /// Lets the watcher do its work, and waits until it has.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.let_go();
         if self.end == End::Remove && self.directory.exists() {
             return Err(Error::system("removing the temporary directory")
@@ -205,9 +228,9 @@ impl Drop for Scratch {
 
 /// The writable layer of one overlay.
 #[derive(Debug, Clone)]
-pub(super) struct Layers {
-    pub(super) upper: PathBuf,
-    pub(super) work: PathBuf,
+pub(crate) struct Layers {
+    pub(crate) upper: PathBuf,
+    pub(crate) work: PathBuf,
 }
 
 fn temporary_bases() -> impl Iterator<Item = PathBuf> {

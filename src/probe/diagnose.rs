@@ -109,7 +109,7 @@ impl Findings<'_> {
 }
 
 /// Why no user or mount namespace could be made.
-fn no_namespace(errno: Option<Errno>) -> Cause {
+pub(crate) fn no_namespace(errno: Option<Errno>) -> Cause {
     if !has_user_namespaces() {
         Cause::NoUserNamespaces
     } else if sysctl("kernel.unprivileged_userns_clone") == Some(0) {

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde::Serialize;
 
+use super::cause::Cause;
 use super::notes::{self, Note, Pen};
 use super::space::{self, Who};
 use super::verdict::{Failure, Outcome, Step};
@@ -28,7 +29,9 @@ pub struct FuseVerdict {
     pub direct: bool,
     /// The helper for plain users outside a user namespace, where one is installed.
     pub fusermount: Option<PathBuf>,
-    /// What to change where it isn't usable.
+    /// Why not, where it isn't usable.
+    pub cause: Option<Cause>,
+    /// What to change then.
     pub remedy: Option<&'static str>,
     /// What was tried.
     pub steps: Vec<Step>,
@@ -62,9 +65,11 @@ pub fn try_fuse() -> Result<FuseVerdict> {
     let bit_counts = in_first_namespace() && !rustix::thread::no_new_privs().unwrap_or(false);
     let by_helper = fusermount.is_some() && may_not && bit_counts;
     let usable = direct || (by_helper && worked(OPEN));
+    let cause = (!usable).then(|| cause(&steps));
     Ok(FuseVerdict {
         usable,
-        remedy: (!usable).then(|| remedy(&steps)),
+        cause,
+        remedy: cause.map(Cause::remedy),
         direct,
         fusermount,
         steps,
@@ -74,18 +79,14 @@ pub fn try_fuse() -> Result<FuseVerdict> {
 const OPEN: &str = "open /dev/fuse";
 const MOUNT: &str = "mount FUSE";
 
-/// What to change so that a server can mount.
-fn remedy(steps: &[Step]) -> &'static str {
+/// Why a server can't mount.
+fn cause(steps: &[Step]) -> Cause {
     let failed = steps.iter().find(|step| step.outcome != Outcome::Ok);
     match failed.map(|step| (step.name.as_str(), step.outcome.errno())) {
-        Some((OPEN, Some(Errno::NOENT | Errno::NODEV | Errno::NXIO))) => {
-            "as root: `modprobe fuse`; for a container: `--device /dev/fuse`"
-        }
-        Some((OPEN, Some(Errno::ACCESS))) => "as root: `chmod 666 /dev/fuse`",
-        Some((OPEN, Some(Errno::PERM))) => {
-            "the container forbids the device: start it with `--device /dev/fuse`"
-        }
-        _ => "install fusermount3 (package `fuse3`), allow user namespaces, or mount as root",
+        Some((OPEN, Some(Errno::NOENT | Errno::NODEV | Errno::NXIO))) => Cause::NoFuseDevice,
+        Some((OPEN, Some(Errno::ACCESS))) => Cause::FuseDeviceClosed,
+        Some((OPEN, Some(Errno::PERM))) => Cause::FuseDeviceForbidden,
+        _ => Cause::NoFusermount,
     }
 }
 

@@ -4,11 +4,13 @@
 //! what that leaves; [`try_fuse`] tries whether a FUSE server could mount. What failed is turned
 //! into a [`Cause`], which knows what to change on this distribution.
 
+mod advice;
 mod attempt;
 mod cause;
 mod diagnose;
 mod distro;
 mod fuse;
+mod ids;
 mod machine;
 mod notes;
 mod real;
@@ -19,7 +21,9 @@ mod verdict;
 
 pub(crate) use attempt::{Refusal, attempt};
 pub use cause::Cause;
+pub(crate) use diagnose::no_namespace;
 pub use fuse::{FuseVerdict, try_fuse};
+pub use ids::{IdsVerdict, look_for_ids};
 pub use machine::Kernel;
 pub use trial::trial;
 pub(crate) use trial::trial_in;

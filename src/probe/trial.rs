@@ -113,10 +113,8 @@ impl Room {
         let why = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let near = fs::canonicalize(near).map_err(why).context(STEP, near)?;
         sweep(&near);
-        let mut random = [0; 8];
-        getrandom::fill(&mut random)
-            .map_err(|error| Error::system(STEP).because(format!("no random numbers: {error}")))?;
-        let top = near.join(format!("{NAME}{:016x}", u64::from_ne_bytes(random)));
+        let number = crate::sys::random::number().context("getting a random number", &near)?;
+        let top = near.join(format!("{NAME}{number:016x}"));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&top)

@@ -11,6 +11,8 @@ pub mod lock;
 pub mod memory;
 pub mod privilege;
 pub mod process;
+pub mod random;
+pub(crate) mod subordinate;
 pub mod tree;
 pub mod xattr;
 

@@ -25,6 +25,19 @@ pub fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
     }
 }
 
+/// Makes the calling process end, killed, when `parent`, the one that forked it, does. To be
+/// called again after a change of the user, which takes it back.
+pub fn end_with(parent: Pid) -> Result<(), Errno> {
+    let kill = rustix::process::Signal::KILL;
+    rustix::process::set_parent_process_death_signal(Some(kill))?;
+    if nix::unistd::getppid() == parent {
+        Ok(())
+    } else {
+        // It ended before the signal was asked for.
+        Err(Errno::CHILD)
+    }
+}
+
 /// Gives a signal back its default action.
 pub fn default_action(signal: Signal) -> Result<(), Errno> {
     // SAFETY: no Rust code runs in a default action.

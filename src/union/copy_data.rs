@@ -14,7 +14,7 @@ const BUFFER: usize = 1 << 20;
 
 /// How data has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrived {
+pub(crate) enum Arrived {
     /// The copy has the original's blocks, which are on the disk.
     Shared,
     /// It was written, or there is none.
@@ -23,7 +23,7 @@ pub(super) enum Arrived {
 
 /// Copies the first `length` bytes of `from` to `to`, which is empty. Leaves `to` with exactly
 /// that size.
-pub(super) fn copy(
+pub(crate) fn copy(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     length: u64,

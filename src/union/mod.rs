@@ -8,7 +8,7 @@
 
 mod aliases;
 mod copy_attributes;
-mod copy_data;
+pub(crate) mod copy_data;
 mod copy_up;
 mod descriptors;
 mod enter;

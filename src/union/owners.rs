@@ -17,6 +17,15 @@ pub enum Owners {
     /// and an owner, mode or device that can't be given is recorded in
     /// `user.containers.override_stat` (podman's format).
     FakeRoot,
+    /// What the lower layers hold belongs to these, and gets them when it is copied up; what is in
+    /// the upper layer belongs to whom it belongs. Only where the upper layer is on a file system
+    /// of its own.
+    Given {
+        /// The user, where it is another.
+        uid: Option<u32>,
+        /// The group, where it is another.
+        gid: Option<u32>,
+    },
 }
 
 /// The policy with what it needs to know of the system.
@@ -25,12 +34,15 @@ pub(crate) struct OwnerPolicy {
     owners: Owners,
     overflow_uid: u32,
     overflow_gid: u32,
+    /// The upper layer's device: what isn't on it is a lower layer's.
+    upper: Option<u64>,
 }
 
 impl OwnerPolicy {
-    pub(crate) fn new(owners: Owners) -> Self {
+    pub(crate) fn new(owners: Owners, upper: Option<u64>) -> Self {
         Self {
             owners,
+            upper,
             overflow_uid: overflow_id("/proc/sys/kernel/overflowuid"),
             overflow_gid: overflow_id("/proc/sys/kernel/overflowgid"),
         }
@@ -73,6 +85,12 @@ impl OwnerPolicy {
                 nsec: stat.st_ctime_nsec as u32,
             },
         };
+        if let Owners::Given { uid, gid } = self.owners
+            && self.upper != Some(stat.st_dev)
+        {
+            attr.uid = uid.unwrap_or(attr.uid);
+            attr.gid = gid.unwrap_or(attr.gid);
+        }
         if self.records() {
             if attr.uid == self.overflow_uid {
                 attr.uid = 0;

@@ -29,7 +29,7 @@ use crate::error::Context;
 use crate::format::{INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
 use crate::options::{Fsync, Options, Switch, Timeout, Uuid};
 use crate::sys::privilege::Privilege;
-use crate::sys::{Errno, tree, xattr};
+use crate::sys::{Errno, random, tree, xattr};
 use crate::{Error, Result};
 
 /// What a merged tree is made of.
@@ -179,7 +179,7 @@ impl Union {
             listings: Listings::new(options.tuning.timeout.duration()),
             work,
             namespace,
-            owners: OwnerPolicy::new(setup.owners),
+            owners: OwnerPolicy::new(setup.owners, options.upper.is_some().then_some(device)),
             xattr_whiteouts,
             origins,
             aliases: Aliases::new(),
@@ -263,7 +263,7 @@ fn take_target(path: &Path, numbers: &Numbers) -> Result<Target> {
 /// `statfs`; what FUSE shows there isn't ours to say.
 fn give_uuid(upper: &OwnedFd, namespace: XattrNamespace) -> std::result::Result<(), Errno> {
     let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid).map_err(|_| Errno::IO)?;
+    random::fill(&mut uuid)?;
     match rustix::fs::fsetxattr(upper, namespace.uuid(), &uuid, XattrFlags::CREATE) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),

@@ -14,7 +14,7 @@ use super::spot::Spot;
 use super::types::{Fault, Place};
 use crate::error::Context;
 use crate::format::{INCOMPAT, WORK};
-use crate::sys::{self, Errno, from_io, tree};
+use crate::sys::{self, Errno, from_io, random, tree};
 use crate::{Error, Result};
 
 /// The work directory of a writable mount.
@@ -154,7 +154,7 @@ impl Work {
     pub(super) fn temp(&self) -> Result<Temp<'_>, Fault> {
         self.remove_left();
         let number =
-            getrandom::u64().map_err(|_| self.fault("naming an unfinished object", Errno::IO))?;
+            random::number().map_err(|errno| self.fault("naming an unfinished object", errno))?;
         Ok(Temp {
             work: self,
             name: format!("#{number:x}").into(),

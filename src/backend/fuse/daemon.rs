@@ -16,7 +16,7 @@ use super::mount::{Busy, device};
 use super::{Log, Report, mount as fuse_mount, session};
 use crate::error::Context;
 use crate::sys::privilege::Privilege;
-use crate::sys::{Errno, from_nix, process};
+use crate::sys::{Errno, from_nix, mountinfo, process};
 use crate::union::Setup;
 use crate::{Error, Result};
 
@@ -175,8 +175,22 @@ fn private_around(job: &Job) -> bool {
 /// Lets every mount of the server's namespace go. The layers live on in their descriptors, as
 /// single mounts: what is mounted below them is out of reach, as in the kernel's overlay, and a
 /// disk that the caller unmounts isn't kept busy.
+///
+/// What a user namespace was given is locked and stays, the root among it. What was mounted in
+/// there goes: other servers wait for the last copy of their mounts.
 pub(super) fn let_mounts_go() {
-    if let Err(errno) = umount2("/", MntFlags::MNT_DETACH) {
-        log::info!("the server keeps its mounts: {errno}");
+    let Err(errno) = umount2("/", MntFlags::MNT_DETACH) else {
+        return;
+    };
+    log::info!("the server keeps the mounts that are locked: {errno}");
+    match mountinfo::read() {
+        Ok(mounts) => {
+            for mount in mounts.iter().rev() {
+                let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+                // The locked ones refuse.
+                let _ = umount2(&mount.point, flags);
+            }
+        }
+        Err(error) => log::info!("the server keeps its mounts: {error}"),
     }
 }

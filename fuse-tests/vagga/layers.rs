@@ -1,0 +1,129 @@
+//! Containers on containers, and containers that stay layers.
+
+use crate::project::{Project, skip};
+
+const TWO: &str = "
+containers:
+  base: {}
+  app:
+    setup:
+    - !Container base
+    - !Sh echo y >> /etc/file; rm -r /var; mkdir /new; echo n > /new/n
+    - !Sh mkdir /var; echo v > /var/v
+";
+
+pub(crate) fn a_container_on_another_copies_nothing(project: &Project) {
+    project.write("vagga.yaml", TWO);
+    project.built_by_vagga(
+        "base",
+        "dd if=/dev/zero of=$R/large bs=1M count=20 2>/dev/null",
+    );
+    let before = project.picture(".vagga/base/");
+    project
+        .build(&["--layered", "--cache-each-step"], "app")
+        .good();
+    let used = project.sh("du -sm .vagga/.layers | cut -f1").good();
+    let used: u32 = used.trim().parse().unwrap();
+    if project.means == "copy" {
+        assert!(used >= 20, "{used} MiB");
+    } else {
+        assert!(used < 10, "{used} MiB");
+    }
+    let look =
+        "cat /etc/file; ls / /var /new | grep -v -e '^[bdeprstw]' -e '^$'; stat -c %s /large";
+    let wanted = "base\ny\n/:\nlarge\nnew\nusr\nvar\n/new:\nn\n/var:\nv\n20971520\n";
+    assert_eq!(sorted(&project.run(&[], look).good()), sorted(wanted));
+    let out = project
+        .run(&["-W"], &format!("echo z >> /etc/file; rm /new/n; {look}"))
+        .good();
+    assert_eq!(out.matches('z').count(), 1, "{out}");
+    // As one plain directory it is the same.
+    project.build(&[], "app").good();
+    assert_eq!(sorted(&project.run(&[], look).good()), sorted(wanted));
+    assert_eq!(project.read(".vagga/app/etc/file"), "base\ny\n");
+    assert_eq!(project.names(".vagga/app/var"), ["v"]);
+    assert_eq!(project.picture(".vagga/base/"), before);
+    project.nothing_is_left();
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    lines.sort_unstable();
+    lines
+}
+
+const THREE: &str = "
+containers:
+  base: {setup: [!Tar {url: ./base.tar.gz}, !Sh echo OLD > /base]}
+  app: {setup: [!Container base, !Sh cat /base > /app]}
+";
+
+pub(crate) fn what_lies_below_can_t_be_cleaned(project: &Project) {
+    if project.means == "copy" {
+        skip("a copy lies on nothing");
+    }
+    project.write("vagga.yaml", THREE);
+    project.pack_base();
+    project.build(&["--layered"], "app").good();
+    // Another version of the base; that of `app` stays as it is.
+    project.build(&[], "base").good();
+    project.write("vagga.yaml", &THREE.replace("OLD", "NEW"));
+    project.build(&[], "base").good();
+    assert_eq!(project.read(".vagga/base/base"), "NEW\n");
+    project.vagga(&["_clean", "--unused", "--layers"]).good();
+    assert_eq!(project.run(&[], "cat /app /base").good(), "OLD\nOLD\n");
+    // A flattened base is kept as a directory, and `_clean` says for whom.
+    project.write("vagga.yaml", THREE);
+    project.build(&[], "base").good();
+    project.build(&["--layered", "--force"], "app").good();
+    project.write("vagga.yaml", &THREE.replace("OLD", "NEW"));
+    project.build(&[], "base").good();
+    let cleaned = project.vagga(&["_clean", "--unused", "--layers"]);
+    assert!(cleaned.err.contains("is built on it"), "{cleaned:?}");
+    assert_eq!(project.run(&[], "cat /app /base").good(), "OLD\nOLD\n");
+    project.nothing_is_left();
+}
+
+pub(crate) fn layers_are_shown_outside(project: &Project) {
+    project.write("vagga.yaml", TWO);
+    project.built_by_vagga("base", "");
+    project.build(&["--layered"], "app").good();
+    assert_eq!(project.names(".vagga/app"), [""; 0]);
+    let shown = project.vagga(&["_mount", "app"]);
+    if shown.code != Some(0) {
+        skip(format!("no FUSE outside of namespaces here: {}", shown.err));
+    }
+    let target = shown.good().trim_end().to_owned();
+    let look = project
+        .sh("cat .vagga/app/etc/file .vagga/app/new/n; ls .vagga/app/var")
+        .good();
+    assert_eq!(look, "base\ny\nn\nv\n");
+    assert_ne!(project.sh("echo x > .vagga/app/etc/file").code, Some(0));
+    let program = project.dir.parent().unwrap().join("overfall");
+    let end = format!("{} umount {target}", program.display());
+    project.sh(&end).good();
+    // Anywhere else, too.
+    project.sh("mkdir here").good();
+    project.vagga(&["_mount", "app", "here"]).good();
+    assert_eq!(project.sh("cat here/new/n").good(), "n\n");
+    project.sh(&end.replace(&target, "here")).good();
+    project.nothing_is_left();
+}
+
+pub(crate) fn nobody_writes_through_a_flattened_tree(project: &Project) {
+    project.write("vagga.yaml", TWO);
+    project.built_by_vagga("base", "");
+    project.build(&["--cache-each-step"], "app").good();
+    let before = project.picture(".vagga/base/");
+    // Somebody changes files of the tree in place, as an IDE might.
+    project
+        .sh("echo broken >> .vagga/app/etc/file; echo broken > .vagga/app/new/n")
+        .good();
+    assert_eq!(project.picture(".vagga/base/"), before);
+    project
+        .sh("rm .vagga/app; mv .vagga/.roots/app.* .vagga/moved")
+        .good();
+    project.build(&["--cache-each-step"], "app").good();
+    assert_eq!(project.read(".vagga/app/etc/file"), "base\ny\n");
+    assert_eq!(project.read(".vagga/app/new/n"), "n\n");
+}

@@ -1,0 +1,201 @@
+//! From a stack of layers to a container in vagga's layout.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+
+use super::BuildOptions;
+use super::plan::Plan;
+use crate::error::Context;
+use crate::steps::{Stack, StepCache};
+use crate::sys::Errno;
+use crate::vagga::marker::{self, Marker};
+use crate::vagga::project::{Project, Root};
+use crate::{Error, Result};
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |error| {
+        Error::system("putting the container in its place")
+            .at(path)
+            .because(error.to_string())
+    }
+}
+
+/// Whether this version of the container is built, with these ids and, where it matters, in layers
+/// or not.
+pub(super) fn is_there(project: &Project, plan: &Plan, layered: Option<bool>) -> Result<bool> {
+    let Ok(root) = project.root(&plan.root_name()) else {
+        return Ok(false);
+    };
+    let same_form = layered.is_none_or(|layered| root.layers().is_some() == layered);
+    Ok(root.is_ours() && same_form && *root.maps() == plan.maps)
+}
+
+/// Puts it into `.vagga/.roots`. The process is in the container's namespaces.
+pub(super) fn commit(
+    project: &Project,
+    plan: &Plan,
+    cache: StepCache,
+    stack: &Stack,
+    options: BuildOptions,
+    below: Option<&Root>,
+) -> Result<()> {
+    let roots = project.storage().join(".roots");
+    fs::create_dir_all(&roots).map_err(failed(&roots))?;
+    // Vagga's own `_clean --tmp` knows such names.
+    sweep(&roots);
+    let temporary = roots.join(format!(
+        ".tmp.{}{OURS}{}",
+        plan.root_name(),
+        std::process::id()
+    ));
+    remove(&temporary)?;
+    fs::create_dir(&temporary).map_err(failed(&temporary))?;
+    let outcome = fill(&temporary, &cache, stack, options.layered, below)
+        .and_then(|()| swap(&temporary, &roots.join(plan.root_name())));
+    if outcome.is_err() {
+        // The error that is told is the first one.
+        let _ = remove(&temporary);
+    }
+    outcome?;
+    // It holds the layers of its build.
+    drop(cache);
+    if !options.cache_each_step && !options.layered {
+        forget(project, stack)?;
+    }
+    Ok(())
+}
+
+/// Between the name of what is being put together and the process that does it.
+const OURS: &str = ".overfall-";
+
+/// Removes what builds have left that were killed while they put a container into its place.
+pub(in crate::vagga) fn sweep(roots: &Path) {
+    for entry in fs::read_dir(roots).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some((_, process)) = name.to_str().and_then(|name| name.rsplit_once(OURS)) else {
+            continue;
+        };
+        let process = process.strip_suffix(".old").unwrap_or(process);
+        let gone = process
+            .parse::<u32>()
+            .is_ok_and(|process| !Path::new(&format!("/proc/{process}")).exists());
+        if gone && let Err(error) = remove_unless_used(&entry.path()) {
+            log::info!("{error}");
+        }
+    }
+}
+
+fn fill(
+    dir: &Path,
+    cache: &StepCache,
+    stack: &Stack,
+    layered: bool,
+    below: Option<&Root>,
+) -> Result<()> {
+    let tree = dir.join("root");
+    if layered {
+        // Where `_mount` shows the tree.
+        fs::create_dir(&tree).map_err(failed(&tree))?;
+    } else {
+        let written = cache.flatten(stack, &tree)?;
+        log::info!(
+            "{} files, {} of them share their data",
+            written.files,
+            written.shared
+        );
+    }
+    for name in ["uid_map", "gid_map"] {
+        let file = dir.join(name);
+        let map = fs::read(format!("/proc/self/{name}")).map_err(failed(&file))?;
+        fs::write(&file, map).map_err(failed(&file))?;
+    }
+    let file = dir.join("last_use");
+    fs::write(&file, b"").map_err(failed(&file))?;
+    marker::write(
+        dir,
+        &Marker {
+            digest: stack.digest().to_string(),
+            layered,
+            base: below
+                .filter(|_| layered)
+                .map(|root| root.name().to_string_lossy().into_owned()),
+        },
+    )
+}
+
+/// Puts `new` where `place` is; what was there goes.
+fn swap(new: &Path, place: &Path) -> Result<()> {
+    let mut old = new.as_os_str().to_os_string();
+    old.push(".old");
+    let old = PathBuf::from(old);
+    remove(&old)?;
+    match fs::rename(place, &old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(place)(error)),
+        _ => {}
+    }
+    fs::rename(new, place).map_err(failed(place))?;
+    if let Err(error) = remove_unless_used(&old) {
+        log::warn!("what was there before stays until it isn't used any more: {error}");
+    }
+    Ok(())
+}
+
+/// Removes a container that was replaced, unless somebody still works with it.
+fn remove_unless_used(dir: &Path) -> Result<()> {
+    let step = "removing the former container";
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = match open(dir, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.context(step, dir)?,
+    };
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).context(step, dir)?;
+    remove(dir)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else {
+        return Ok(());
+    };
+    let parent = fs::File::open(parent).map_err(failed(parent))?;
+    crate::sys::tree::remove(std::os::fd::AsFd::as_fd(&parent), name)
+        .map_err(|errno| Error::system("removing a directory").at(path).errno(errno))
+}
+
+/// Removes the layer of a build that doesn't cache: everything of it is in the plain directory.
+fn forget(project: &Project, stack: &Stack) -> Result<()> {
+    let cache = super::cache(project)?;
+    let ours: Vec<_> = stack.layers().iter().map(|layer| layer.0).collect();
+    let others: Vec<_> = cache
+        .layers()?
+        .into_iter()
+        .map(|layer| layer.digest)
+        .filter(|digest| !ours.contains(digest))
+        .collect();
+    cache
+        .remove_unused(&others, Duration::ZERO, crate::steps::Removal::Real)
+        .map(drop)
+}
+
+/// Makes `.vagga/NAME` lead to this version.
+pub(super) fn link(project: &Project, plan: &Plan) -> Result<()> {
+    let vagga = project.vagga_dir();
+    let link = vagga.join(&plan.name);
+    let roots = if vagga.join(".lnk").is_dir() {
+        ".lnk/.roots"
+    } else {
+        ".roots"
+    };
+    let target = Path::new(roots).join(plan.root_name()).join("root");
+    if fs::read_link(&link).is_ok_and(|now| now == target) {
+        return Ok(());
+    }
+    let temporary = vagga.join(format!(".{}.{}.tmp", plan.name, std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    symlink(&target, &temporary).map_err(failed(&temporary))?;
+    fs::rename(&temporary, &link).map_err(failed(&link))
+}

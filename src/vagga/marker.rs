@@ -1,0 +1,50 @@
+//! What we put beside the root of a container that we have built.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// `overfall.json` in `.vagga/.roots/NAME.VERSION`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Marker {
+    /// Of the topmost layer that it was made of.
+    pub(super) digest: String,
+    /// Whether the layers are all there is: `root` is an empty directory then.
+    pub(super) layered: bool,
+    /// The container whose `root` lies below the layers: NAME.VERSION.
+    pub(super) base: Option<String>,
+}
+
+const NAME: &str = "overfall.json";
+
+pub(super) fn write(dir: &Path, marker: &Marker) -> Result<()> {
+    let file = dir.join(NAME);
+    let failed = |why: String| {
+        Error::system("describing the container")
+            .at(&file)
+            .because(why)
+    };
+    let text = serde_json::to_vec_pretty(marker).map_err(|error| failed(error.to_string()))?;
+    fs::write(&file, text).map_err(|error| failed(error.to_string()))
+}
+
+/// `None` for a container of vagga's.
+pub(super) fn read(dir: &Path) -> Result<Option<Marker>> {
+    let file = dir.join(NAME);
+    let failed = |why: String| {
+        Error::usage("reading the description of the container")
+            .at(&file)
+            .because(why)
+            .remedy("build the container again")
+    };
+    match fs::read(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error.to_string())),
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| failed(error.to_string())),
+    }
+}

@@ -1,0 +1,210 @@
+//! The root of a run: the container's tree, read-only or with a writable layer on it.
+
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount,
+    unmount,
+};
+
+use super::Stage;
+use crate::backend::{Backend, Mounted};
+use crate::container::{End, Overlays, Policy, Scratch, Standing};
+use crate::error::Context;
+use crate::flatten::{Flatten, Meter, Owner};
+use crate::format::XattrNamespace;
+use crate::snapshot::Means;
+use crate::union::Owners;
+use crate::vagga::lowers::Lowers;
+use crate::vagga::project::{Project, Root};
+use crate::{Error, Overlay, Result};
+
+/// Who carries an overlay that is made by `means`.
+fn backend(means: Means) -> Backend {
+    match means {
+        Means::Auto | Means::Copy => Backend::Auto,
+        Means::Kernel => Backend::Native,
+        Means::Fuse => Backend::Fuse,
+    }
+}
+
+/// A mounted root.
+#[derive(Debug)]
+pub(super) enum Tree {
+    ReadOnly {
+        merged: PathBuf,
+    },
+    /// The fields are dropped, and so unmounted and let go, in this order.
+    Layers {
+        mounted: Mounted,
+        merged: PathBuf,
+        _lowers: Lowers,
+    },
+    Overlay {
+        overlays: Overlays,
+        scratch: Scratch,
+        _lowers: Lowers,
+    },
+    Copy {
+        scratch: Scratch,
+    },
+}
+
+impl Tree {
+    /// The container's tree as it is.
+    pub(super) fn read_only(
+        project: &Project,
+        stage: &Stage,
+        built: &Root,
+        means: Means,
+    ) -> Result<Self> {
+        let step = "mounting the container";
+        let merged = stage.place("root")?;
+        if built.layers().is_some() {
+            let lowers = Lowers::of(project, built)?;
+            let dirs = lowers.dirs().iter().map(PathBuf::as_path);
+            let mounted = Overlay::readonly(dirs, &merged)
+                .backend(backend(means))
+                .configure(|options| {
+                    options.allow_other = true;
+                    options.userxattr = true;
+                })
+                .mount()?;
+            return Ok(Tree::Layers {
+                mounted,
+                merged,
+                _lowers: lowers,
+            });
+        }
+        let tree = built.tree();
+        mount_bind(&tree, &merged).context(step, &tree)?;
+        // What a user namespace inherited may not be dropped; asking for it again is harmless.
+        let kept = MountFlags::BIND | MountFlags::RDONLY;
+        let tries = [
+            kept,
+            kept | MountFlags::NODEV,
+            kept | MountFlags::NOSUID | MountFlags::NODEV,
+            kept | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME,
+        ];
+        let mut outcome = Ok(());
+        for flags in tries {
+            outcome = mount_remount(&merged, flags, c"");
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome.context(step, &merged)?;
+        Ok(Tree::ReadOnly { merged })
+    }
+
+    /// With a writable layer in `directory`.
+    pub(super) fn writable(
+        project: &Project,
+        built: &Root,
+        directory: &Path,
+        end: End,
+        means: Means,
+    ) -> Result<Self> {
+        let step = "making the directory of the run";
+        if let Some(parent) = directory.parent() {
+            fs::create_dir_all(parent)
+                .map_err(|error| Error::system(step).at(parent).because(error.to_string()))?;
+        }
+        let lowers = Lowers::of(project, built)?;
+        let scratch = Scratch::named(directory, end, Standing::NamespaceRoot)?;
+        if means == Means::Copy {
+            return Self::copy(built, lowers, scratch);
+        }
+        let policy = Policy {
+            backend: backend(means),
+            owners: Owners::Real,
+        };
+        match Overlays::mount(&scratch, lowers.dirs().to_vec(), &[], policy) {
+            Ok(overlays) => Ok(Tree::Overlay {
+                overlays,
+                scratch,
+                _lowers: lowers,
+            }),
+            Err(error) if means == Means::Auto => {
+                log::warn!("no overlay works here, everything is copied: {error}");
+                Self::copy(built, lowers, scratch)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn copy(built: &Root, lowers: Lowers, scratch: Scratch) -> Result<Self> {
+        let step = "copying the container";
+        let like = lowers.dirs().first().cloned().unwrap_or_default();
+        let layers = scratch.layers(Path::new(""), &like)?;
+        let is_new = fs::read_dir(&layers.upper).is_ok_and(|mut entries| entries.next().is_none());
+        if is_new {
+            let flatten = Flatten {
+                step,
+                layers: lowers.dirs(),
+                namespace: XattrNamespace::User,
+                dest: &layers.upper,
+                owner: Owner::default(),
+            };
+            flatten.write(&mut Meter::on_terminal(format!(
+                "copying {}",
+                built.name().display()
+            )))?;
+        }
+        let merged = scratch.merged();
+        mount_bind(&layers.upper, &merged).context(step, &merged)?;
+        mount_change(&merged, MountPropagationFlags::PRIVATE).context(step, &merged)?;
+        Ok(Tree::Copy { scratch })
+    }
+
+    /// Where it is mounted.
+    pub(super) fn merged(&self) -> &Path {
+        match self {
+            Tree::ReadOnly { merged } | Tree::Layers { merged, .. } => merged,
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.merged_path(),
+        }
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        !matches!(self, Tree::ReadOnly { .. } | Tree::Layers { .. })
+    }
+
+    /// The directory with the writable layer.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match self {
+            Tree::ReadOnly { .. } | Tree::Layers { .. } => None,
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => Some(scratch.directory()),
+        }
+    }
+
+    pub(super) fn release_fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Tree::ReadOnly { .. } | Tree::Layers { .. } => Vec::new(),
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.release_fds(),
+        }
+    }
+
+    /// Unmounts it, waits until everything is written, and removes what isn't kept.
+    pub(super) fn finish(self) -> Result<()> {
+        match self {
+            Tree::ReadOnly { .. } => Ok(()),
+            Tree::Layers { mounted, .. } => mounted.unmount(),
+            Tree::Overlay {
+                overlays,
+                scratch,
+                _lowers,
+            } => {
+                let unmounted = overlays.unmount().map(drop);
+                unmounted.and(scratch.finish())
+            }
+            Tree::Copy { scratch } => {
+                let merged = scratch.merged();
+                let step = "unmounting the copy";
+                let unmounted = unmount(&merged, UnmountFlags::empty()).context(step, &merged);
+                unmounted.and(scratch.finish())
+            }
+        }
+    }
+}

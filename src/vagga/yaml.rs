@@ -1,0 +1,81 @@
+//! YAML as vagga's files use it: values with the place they were found at, and tags.
+
+mod fields;
+mod load;
+mod scalars;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+pub(super) use fields::Fields;
+pub(super) use load::{is_plain_relative, load};
+
+use crate::Error;
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pos {
+    file: Rc<Path>,
+    line: usize,
+    column: usize,
+}
+
+impl Pos {
+    /// An error about what is found here.
+    pub(super) fn error(&self, why: impl Into<String>) -> Error {
+        Error::usage("reading the configuration")
+            .at(self.as_path())
+            .because(why)
+    }
+
+    /// `FILE:LINE:COLUMN`; the file's name may be any bytes.
+    fn as_path(&self) -> PathBuf {
+        let mut text = self.file.as_os_str().to_os_string();
+        text.push(format!(":{}:{}", self.line, self.column));
+        text.into()
+    }
+}
+
+impl fmt::Display for Pos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// A value.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) pos: Pos,
+    /// Without the exclamation mark.
+    pub(super) tag: Option<String>,
+    pub(super) value: Value,
+}
+
+/// What kind of value it is.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    /// Nothing, or `null`.
+    Null,
+    Scalar(String),
+    List(Vec<Node>),
+    /// In the order of the file.
+    Map(Vec<(Node, Node)>),
+}
+
+impl Value {
+    /// What it is called in an error.
+    fn kind(&self) -> &'static str {
+        match self {
+            Value::Null => "nothing",
+            Value::Scalar(_) => "a single value",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn parse_for_test(text: &str) -> crate::Result<Node> {
+    load::parse(Rc::from(Path::new("vagga.yaml")), text, 0)
+}
