@@ -197,7 +197,9 @@ fn redirects_by_the_machines_setting(t: &Tree) {
 
 fn program_that_runs_is_busy(t: &Tree) {
     t.lower(&[]);
-    fs::copy("/bin/sleep", t.low("sleep")).unwrap();
+    // By another process, so that no child of another test's thread holds it open for writing.
+    let copied = Command::new("cp").arg("/bin/sleep").arg(t.low("sleep")).status();
+    assert!(copied.unwrap().success());
     t.mount();
     let mut running = Command::new(t.at("sleep")).arg("60").stdin(Stdio::null()).spawn().unwrap();
     let written = OpenOptions::new().write(true).open(t.at("sleep"));
