@@ -14,7 +14,7 @@ use super::dice::bytes;
 use super::disk::Disk;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
-use super::operations::{self, CUTS, Operation, plant};
+use super::operations::{self, CUT, Operation, plant};
 
 const OURS: Limit = Limit::Fuse("what the upper must look like is our promise");
 const IMAGES: Limit = Limit::Root("images are for the machine's root");
@@ -253,7 +253,7 @@ fn check_disk<'v>(
     (old, new): (&'v View, &'v View),
 ) -> &'v View {
     let on_disk = relative(merge(t, dir).view, dir);
-    let cut = CUTS.contains(&operation.name) && on_disk == *new;
+    let cut = operation.name == CUT && on_disk == *new;
     let expected = match result {
         Err(error) => {
             assert_eq!(error.raw_os_error(), Some(errno), "{dir}: {error}");

@@ -13,7 +13,7 @@ use crate::common::{Carrier, Limit, Tree, cases, getting_on, skip};
 use super::dice::Dice;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
-use super::operations::{self, CUTS, Operation, append, plant};
+use super::operations::{self, CUT, Operation, append, plant};
 use super::tracer::{Call, Injection, Tracer, counts};
 
 const TRACED: Limit = Limit::Fuse("the kernel's overlay has no server to trace");
@@ -234,7 +234,7 @@ impl Trials<'_> {
         tally.hit += 1;
         tally.survived += usize::from(result.is_ok());
         let looks = STATS.contains(&call) || (name == LINK && MORE_STATS.contains(&call));
-        let may_have_happened = CUTS.contains(&name) || looks;
+        let may_have_happened = name == CUT || looks;
         if let Err(why) = self.judge(&dir, errno, result, states, may_have_happened) {
             tally
                 .findings

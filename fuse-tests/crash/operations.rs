@@ -11,9 +11,9 @@ use crate::common::{chmod, is_real_root, mknod, set_times, xattr_set};
 
 use super::dice::bytes;
 
-/// The operations that may fail although they have happened: the cut itself was the copy-up (or the
-/// first step of completing a metadata copy), and what fails is what comes after it.
-pub(crate) const CUTS: [&str; 2] = ["truncate", "cut_metacopy"];
+/// The operation that may fail although it has happened: the copy-up itself was the cut, and what
+/// fails is what comes after it.
+pub(crate) const CUT: &str = "truncate";
 
 /// An operation in a directory of its own, which the lower layer has as [`plant`] makes it.
 pub(crate) struct Operation {
@@ -56,7 +56,7 @@ pub(crate) const COPY_UP_OF_A_FILE: &[Operation] = &[
 /// A file gets a copy that needs other calls.
 pub(crate) const COPY_UP_WITHOUT_DATA: &[Operation] = &[
     Operation {
-        name: CUTS[0],
+        name: CUT,
         before: nothing,
         run: |d| {
             OpenOptions::new()
@@ -208,7 +208,7 @@ pub(crate) const LEADING_ELSEWHERE: &[Operation] = &[
         run: append,
     },
     Operation {
-        name: CUTS[1],
+        name: "cut_metacopy",
         before: |d| change_mode(&d.join("f")).unwrap(),
         run: |d| {
             OpenOptions::new()

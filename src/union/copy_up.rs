@@ -103,7 +103,7 @@ impl Union {
         }
         if node.is_upper() {
             return match place {
-                Some(_) if data != Data::Later => self.complete_data(work, node, data),
+                Some(_) if data != Data::Later => self.complete_data(work, node),
                 _ => Ok(()),
             };
         }
@@ -142,7 +142,7 @@ impl Union {
         }
         // Somebody else may have copied it up meanwhile, without its data.
         if data != Data::Later && self.data_place(node).is_some() {
-            return self.complete_data(work, node, data);
+            return self.complete_data(work, node);
         }
         Ok(())
     }

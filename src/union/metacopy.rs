@@ -160,7 +160,10 @@ impl Union {
     }
 
     /// Gives an upper file the data that it lacks. Killed at any moment, it still lacks it.
-    pub(super) fn complete_data(&self, work: &Work, node: &Arc<Node>, data: Data) -> Outcome<()> {
+    ///
+    /// All of it, even if the file is about to be cut: one cut first would show its old data where
+    /// the kernel's overlay, which reads a metadata copy's data to its own end, mounts it next.
+    pub(super) fn complete_data(&self, work: &Work, node: &Arc<Node>) -> Outcome<()> {
         let _only_one = node.copy_up.lock();
         let Some(place) = self.data_place(node) else {
             return Ok(());
@@ -184,7 +187,7 @@ impl Union {
         };
         // Writing takes it off.
         let capability = spot.get_xattr(OsStr::new(CAPABILITY)).ok();
-        self.copy_file_data(&from, file.as_fd(), stat.st_size as u64, data)?;
+        self.copy_file_data(&from, file.as_fd(), stat.st_size as u64, Data::All)?;
         if let Some(value) = capability {
             spot.set_xattr(OsStr::new(CAPABILITY), &value, XattrFlags::empty())
                 .map_err(fault("completing a file: giving its capability back"))?;
