@@ -24,6 +24,9 @@ pub(crate) struct Writer {
     pub(crate) progress: Progress,
     /// How many operations returned in all rounds.
     pub(crate) count: u64,
+    /// Whiteouts over nothing that kills have left: they hide nothing, and move with the directory
+    /// that they are in.
+    pub(crate) strays: usize,
 }
 
 /// Why a writer stopped.
@@ -45,6 +48,7 @@ impl Writer {
             model,
             progress: Progress::default(),
             count: 0,
+            strays: 0,
         }
     }
 
