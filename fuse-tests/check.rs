@@ -1,5 +1,5 @@
 //! `overfall check` on real places: the verdict, its cause, and that nothing is left behind.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -229,7 +229,7 @@ const SCRIPTS: &[Script] = &[
 
 /// What two runs can't have in common is levelled: times of the present, file handles, how often
 /// a whiteout is linked, the root's identifier.
-fn level(path: &Path, node: &mut Node) -> bool {
+pub(crate) fn level(path: &Path, node: &mut Node) -> bool {
     if node.mtime.0 > 1_000_000 {
         node.mtime = (0, 0);
     }

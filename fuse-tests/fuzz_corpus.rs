@@ -1,7 +1,7 @@
 //! The fuzz targets' checks on their corpus and on random changes of it: what stands in for
 //! `cargo fuzz` with the stable compiler. `OVERFALL_FUZZ_SECONDS` says how long for each target,
 //! `OVERFALL_FUZZ_SEED` repeats a run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 #[path = "fuzz/checks.rs"]
 mod checks;

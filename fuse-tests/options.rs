@@ -1,5 +1,5 @@
 //! Bad layers, on real directories: one clear error each, as the kernel would refuse them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,6 +1,6 @@
 //! `overfall run`, as a user meets it: each case runs the binary as root on the kernel's overlay,
 //! as root on FUSE, and as a plain user with what `auto` chooses. Names are `WAY::MODULE::CASE`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 #[path = "run/ways.rs"]
 mod ways;

@@ -15,7 +15,7 @@
 //! - A copy-up has no part that can be seen: neither in the mount nor in the upper.
 //! - After a power failure what was fsynced is there, and a file that was copied up has the whole
 //!   of its lower data or is still in the lower layer. What was not fsynced may be missing.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 // Shared with the other tests, which use the rest of it.
 #[allow(dead_code, unused_imports)]

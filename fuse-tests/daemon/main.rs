@@ -3,7 +3,7 @@
 //!
 //! Every test runs as the machine's root, who mounts by himself, and as a plain user, who has
 //! fusermount3 do it. Names are `WHO::TEST`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 mod ending;
 mod namespaces;

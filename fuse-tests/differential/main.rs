@@ -23,7 +23,7 @@
 //!
 //! Without `--fs`, `--user`, `--root`, `--options` or `--drop-caches` the sequences are spread over all of
 //! these, always in the same way (`parts.rs`).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 mod act;
 mod calls;

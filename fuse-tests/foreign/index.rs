@@ -7,7 +7,8 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::upper::{hands_over, level};
+use super::upper::hands_over;
+use crate::format::level;
 use crate::common::{Carrier, Node, Snapshot, Tree, chmod, mknod, open_rw, skip, stat, xattr_get, xattr_set};
 
 fn plan(t: &Tree) {

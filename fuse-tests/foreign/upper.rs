@@ -1,11 +1,11 @@
 //! The upper layer with redirects and metadata copies: what the kernel would have left.
 
 use std::fs;
-use std::path::Path;
 
 use rustix::fs::RenameFlags;
 
-use crate::common::{Carrier, Node, Snapshot, Tree, chmod, rename2, set_times, skip, xattr_set};
+use crate::common::{Carrier, Snapshot, Tree, chmod, rename2, set_times, skip, xattr_set};
+use crate::format::level;
 
 /// What both sides start from.
 fn plan(t: &Tree) {
@@ -118,23 +118,6 @@ const SCRIPTS: &[Script] = &[
         fs::create_dir(t.at("d/n")).unwrap();
     }),
 ];
-
-pub(super) fn level(path: &Path, node: &mut Node) -> bool {
-    if node.mtime.0 > 1_000_000 {
-        node.mtime = (0, 0);
-    }
-    if node.is_whiteout() {
-        node.nlink = 1;
-        node.mode &= libc::S_IFMT;
-    }
-    node.xattrs.retain(|name, _| !(path.as_os_str().is_empty() && name.ends_with(".overlay.uuid")));
-    for (name, value) in &mut node.xattrs {
-        if name.ends_with(".overlay.origin") {
-            value.clear();
-        }
-    }
-    true
-}
 
 pub(super) fn upper_is_what_the_kernel_leaves(t: &Tree) {
     if !t.is_real_root() {

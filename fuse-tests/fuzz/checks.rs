@@ -37,7 +37,7 @@ pub(crate) fn options(data: &[u8]) {
 }
 
 /// A value is refused, or read as something that is written and read again as the same.
-#[allow(dead_code)]
+#[allow(dead_code)] // not every fuzz target has this check
 pub(crate) fn formats(data: &[u8]) {
     let Some((which, value)) = data.split_first() else {
         return;

@@ -4,7 +4,7 @@
 //! Each case runs in a process of its own, which has one thread: as the machine's root, as root of
 //! a user namespace with many ids, as a plain user's root with one id; and by each means. Names are
 //! `WAY::MEANS::MODULE::CASE`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 // Shared with the other tests, which use the rest of it.
 #[allow(dead_code, unused_imports, unused_macros)]

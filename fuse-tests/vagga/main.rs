@@ -1,7 +1,7 @@
 //! `overfall vagga …` on a real project, offline: the containers are made of Debian's
 //! busybox-static. Each case runs as root and as a plain user, with the kernel's overlay, with the
 //! FUSE server and with copies, and asserts the same. Names are `WHO::MEANS::MODULE::CASE`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 mod build;
 mod database;

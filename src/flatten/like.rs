@@ -9,8 +9,9 @@ use std::thread;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, fstat, openat, utimensat};
 
 use super::Owner;
-use super::object::{copy_attributes, times};
+use super::object::copy_attributes;
 use crate::format::XattrNamespace;
+use crate::sys::times::times_of;
 use crate::sys::{Errno, chmod};
 
 /// Gives the directory `dir` owner, attributes, mode and times of `like`, but the owners that are
@@ -38,5 +39,5 @@ pub(crate) fn make_like(
         thread.join().unwrap_or(Err(Errno::IO))
     })?;
     chmod::chmod_fd(onto, stat.st_mode & 0o7777)?;
-    utimensat(&to, ".", &times(&stat), AtFlags::empty())
+    utimensat(&to, ".", &times_of(&stat), AtFlags::empty())
 }

@@ -7,12 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat,
-    fstat, linkat, mkdirat, mknodat, openat, readlinkat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags, chownat, fstat, linkat, mkdirat,
+    mknodat, openat, readlinkat, symlinkat, utimensat,
 };
 
 use super::{Owner, Totals};
-use crate::format::{Visible, XattrNamespace};
+use crate::format::{Visible, XattrNamespace, is_guard};
+use crate::sys::times::times_of;
 use crate::sys::{Errno, chmod, xattr};
 use crate::union::copy_data;
 use crate::{Error, Result};
@@ -149,7 +150,7 @@ impl<'a> Writer<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             chmod::chmod_at(to, to_name, stat.st_mode & 0o7777)?;
         }
-        utimensat(to, to_name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+        utimensat(to, to_name, &times_of(stat), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// A file whose data is elsewhere looks like one full of zeros.
@@ -211,26 +212,6 @@ pub(super) fn copy_attributes(
         }
     }
     Ok(())
-}
-
-/// Attributes that protect: losing one on the way is an error.
-fn is_guard(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
-}
-
-/// Both times of a file.
-pub(super) fn times(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    }
 }
 
 /// Writes a regular file's data; says whether it is shared with the original.

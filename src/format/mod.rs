@@ -10,6 +10,7 @@ pub mod override_stat;
 pub mod redirect;
 mod xattr;
 
+pub(crate) use xattr::is_guard;
 pub use xattr::{Visible, XattrNamespace};
 
 /// Value of `opaque` on a directory that hides the lower ones.

@@ -29,6 +29,13 @@ pub enum Visible<'a> {
     Hidden,
 }
 
+/// Whether an attribute protects what it is on, so that a copy without it would be an error:
+/// capabilities, labels, access control lists.
+pub(crate) fn is_guard(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
+}
+
 impl XattrNamespace {
     fn prefix(self) -> &'static [u8] {
         match self {

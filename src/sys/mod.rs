@@ -13,6 +13,7 @@ pub mod privilege;
 pub mod process;
 pub mod random;
 pub(crate) mod subordinate;
+pub(crate) mod times;
 pub mod tree;
 pub mod xattr;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{OFlags, XattrFlags};
 
-use super::copy_up::{Copy, copy_spot, make_dir, times_of};
+use super::copy_up::{Copy, copy_spot, make_dir};
 use super::layer::RealDir;
 use super::node::Node;
 use super::owners;
@@ -15,7 +15,8 @@ use super::spot::Spot;
 use super::types::{Attr, FileKind};
 use super::work::{Temp, Work};
 use super::{Outcome, Union};
-use crate::format::override_stat;
+use crate::format::{is_guard, override_stat};
+use crate::sys::times::times_of;
 use crate::sys::{Errno, fileflags};
 
 /// `FS_SYNC_FL` and `FS_NOATIME_FL`.
@@ -181,10 +182,4 @@ impl Union {
             Err(errno) => Err(spot.fault("recording an owner", errno)),
         }
     }
-}
-
-/// Attributes that protect: losing one on the way is an error.
-fn is_guard(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags};
 
 use super::copy_attributes::Owner;
 use super::copy_data::{self, Arrived};
@@ -24,6 +24,7 @@ use super::work::{Durability, Temp, Work};
 use super::{Outcome, Union};
 use crate::format::index::Links;
 use crate::format::{self, IMPURE, metacopy};
+use crate::sys::times::times_of;
 use crate::sys::{Errno, xattr};
 
 /// How much of a file's data a copy-up takes along.
@@ -502,18 +503,5 @@ pub(super) fn open_for_reading(spot: &Spot) -> Result<OwnedFd, Errno> {
     match spot.open(flags | OFlags::NOATIME) {
         Err(Errno::PERM) => spot.open(flags),
         result => result,
-    }
-}
-
-pub(super) fn times_of(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags, Stat, XattrFlags};
 
-use super::copy_up::{Copy, Data, times_of};
+use super::copy_up::{Copy, Data};
 use super::layer::{RealDir, RealId};
 use super::locks::{OrderedRwLock, Rank};
 use super::lookup::{Found, Source};
@@ -24,6 +24,7 @@ use super::{DirNode, Outcome, Union};
 use crate::format::index::{Links, entry_name};
 use crate::format::is_whiteout;
 use crate::sys::Errno;
+use crate::sys::times::times_of;
 
 /// The index of a mount.
 #[derive(Debug)]

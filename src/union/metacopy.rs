@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Stat, XattrFlags};
 
-use super::copy_up::{Data, times_of};
+use super::copy_up::Data;
 use super::descriptors::OpenFile;
 use super::layer::{RealDir, RealId};
 use super::node::{Node, Real};
@@ -17,6 +17,7 @@ use super::work::Work;
 use super::{Outcome, Union};
 use crate::format::metacopy;
 use crate::sys::Errno;
+use crate::sys::times::times_of;
 
 const CAPABILITY: &str = "security.capability";
 

@@ -194,22 +194,14 @@ impl Site<'_> {
         };
         // A child, because a process can make only one pid namespace for its children.
         let step = "running a command";
-        let parent = getpid();
-        let run = || {
-            process::end_with(parent).context(step, self.tree)?;
-            launch(root, command, None, &[])
-        };
-        let child = process::fork(|| match run() {
-            Ok(Ended::Exited(code)) => code,
-            Ok(Ended::Killed(signal)) => u8::try_from(128 + signal as i32).unwrap_or(u8::MAX),
-            Ok(Ended::NotStarted) => TOLD,
-            Err(error) => {
-                eprintln!("overfall: {error}");
-                TOLD
-            }
-        })
-        .context(step, self.tree)?;
-        match wait(child, step)? {
+        let code = self.in_child(step, || {
+            Ok(match launch(root, command, None, &[])? {
+                Ended::Exited(code) => code,
+                Ended::Killed(signal) => u8::try_from(128 + signal as i32).unwrap_or(u8::MAX),
+                Ended::NotStarted => TOLD,
+            })
+        })?;
+        match code {
             0 => Ok(()),
             code => Err(Error::system(step).because(match code {
                 TOLD => "it couldn't be started".to_owned(),
@@ -282,25 +274,30 @@ impl Site<'_> {
         work: impl FnOnce() -> io::Result<()>,
     ) -> Result<()> {
         let caches = self.caches(context)?;
-        let parent = getpid();
-        let child = process::fork(|| {
-            let bound = process::end_with(parent).context(step, self.tree);
-            let outcome = bound.and_then(|()| self.enter(&caches)).and_then(|()| {
-                work().map_err(|error| Error::system(step).because(error.to_string()))
-            });
-            match outcome {
-                Ok(()) => 0,
-                Err(error) => {
-                    eprintln!("overfall: {error}");
-                    TOLD
-                }
-            }
-        })
-        .context(step, self.tree)?;
-        match wait(child, step)? {
+        let code = self.in_child(step, || {
+            self.enter(&caches)?;
+            work().map_err(|error| Error::system(step).because(error.to_string()))?;
+            Ok(0)
+        })?;
+        match code {
             0 => Ok(()),
             _ => Err(Error::system(step).because("it failed")),
         }
+    }
+
+    /// The exit code of a child that does `work` and ends with us; an error of its own it has told
+    /// by then.
+    fn in_child(&self, step: &str, work: impl FnOnce() -> Result<u8>) -> Result<u8> {
+        let parent = getpid();
+        let child = process::fork(|| {
+            let bound = process::end_with(parent).context(step, self.tree);
+            bound.and_then(|()| work()).unwrap_or_else(|error| {
+                eprintln!("overfall: {error}");
+                TOLD
+            })
+        })
+        .context(step, self.tree)?;
+        wait(child, step)
     }
 
     fn enter(&self, caches: &[(PathBuf, PathBuf)]) -> Result<()> {
