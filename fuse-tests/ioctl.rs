@@ -1,11 +1,13 @@
 //! Inode flags: what lsattr and chattr do.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use rustix::fs::{IFlags, RenameFlags, ioctl_getflags, ioctl_setflags};
 
-use crate::common::{Carrier, Limit, Tree, cases, fails, open_rw, skip, stat};
+use crate::common::{Carrier, Limit, Tree, cases, fails, open_rw, skip, stat, xattr_get, xattr_set};
 
 const ROOT: Limit = Limit::Root("append-only and immutable need CAP_LINUX_IMMUTABLE");
 
@@ -21,7 +23,10 @@ cases! {
     append_only: ROOT,
     append_only_new_file: ROOT,
     immutable: ROOT,
-    append_only_and_immutable_directories: Limit::Fuse("the kernel's overlay forbids what it shows"),
+    append_only_and_immutable_directories: ROOT,
+    protection_is_kept_beside_the_object: ROOT,
+    protected_in_a_lower_layer: ROOT,
+    malformed_protection,
 }
 
 fn flags(t: &Tree, path: &str) -> IFlags {
@@ -199,26 +204,128 @@ fn immutable(t: &Tree) {
     assert_eq!(stat(t.at("f")).len(), 2);
 }
 
-/// The flags are the upper directory's own, so that nothing can be copied up below an immutable one;
-/// and a whiteout is a new name, which an append-only directory may get.
-fn append_only_and_immutable_directories(t: &Tree) {
-    if !t.is_real_root() {
-        skip("append-only and immutable need CAP_LINUX_IMMUTABLE");
+/// What an upper object has in place of the flags.
+fn protattr(t: &Tree, path: &str) -> Option<Vec<u8>> {
+    xattr_get(t.upper(path), &t.private("protattr"))
+}
+
+/// Takes the flags off again, whatever became of the test: nobody could remove the tree otherwise.
+fn with_flags(paths: &[(PathBuf, IFlags)], test: impl FnOnce()) {
+    let set = |path: &PathBuf, flags| {
+        let file = File::open(path).unwrap();
+        let others = ioctl_getflags(&file)? - IFlags::APPEND - IFlags::IMMUTABLE;
+        ioctl_setflags(&file, others | flags)
+    };
+    for (path, flags) in paths {
+        set(path, *flags).unwrap_or_else(|errno| skip(format!("setting inode flags: {errno}")));
     }
-    t.lower(&["d/s/f=F", "a/f=F"]);
-    t.mount();
-    let before = flags(t, "d");
-    set(t, "d", before | IFlags::IMMUTABLE).unwrap();
-    set(t, "a", before | IFlags::APPEND).unwrap();
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        fails(fs::write(t.at("d/new"), "N"), libc::EPERM);
-        fails(refused(fs::OpenOptions::new().write(true).open(t.at("d/s/f"))), libc::EPERM);
-        t.write("a/new", "N");
-        fails(fs::remove_file(t.at("a/new")), libc::EPERM);
-        fs::remove_file(t.at("a/f")).unwrap();
-    }));
-    set(t, "d", before).unwrap();
-    set(t, "a", before).unwrap();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
+    for (path, _) in paths {
+        set(path, IFlags::empty()).unwrap();
+    }
     outcome.unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-    assert_eq!(t.sketch(), ["a/", "a/new=N", "d/", "d/s/", "d/s/f=F"]);
+}
+
+fn append_only_and_immutable_directories(t: &Tree) {
+    t.lower(&["d/s/f=F", "a/f=F", "a/g=G", "e/f=F"]);
+    t.mount();
+    let flags = [(t.at("d"), IFlags::IMMUTABLE), (t.at("a"), IFlags::APPEND)];
+    with_flags(&flags, || {
+        fails(fs::write(t.at("d/new"), "N"), libc::EPERM);
+        fails(fs::remove_dir(t.at("d/s")), libc::EPERM);
+        fails(fs::rename(t.at("d"), t.at("n")), libc::EPERM);
+        fails(fs::rename(t.at("e/f"), t.at("d/f")), libc::EPERM);
+        fails(fs::hard_link(t.at("e/f"), t.at("d/f")), libc::EPERM);
+        // What is below isn't forbidden anything.
+        t.append("d/s/f", "+");
+        t.write("a/new", "N");
+        fs::hard_link(t.at("e/f"), t.at("a/linked")).unwrap();
+        fails(fs::remove_file(t.at("a/new")), libc::EPERM);
+        fails(fs::remove_file(t.at("a/f")), libc::EPERM);
+        fails(fs::rename(t.at("a/f"), t.at("a/n")), libc::EPERM);
+        fails(fs::rename(t.at("e/f"), t.at("a/f")), libc::EPERM);
+        fails(crate::common::rename2(&t.at("e/f"), &t.at("a/f"), RenameFlags::EXCHANGE), libc::EPERM);
+        fails(fs::set_permissions(t.at("a"), fs::Permissions::from_mode(0o700)), libc::EPERM);
+        for (name, letter) in [("d", b"i"), ("a", b"a")] {
+            assert_eq!(protattr(t, name).as_deref(), Some(&letter[..]), "{name}");
+        }
+    });
+    assert_eq!((protattr(t, "d"), protattr(t, "a")), (None, None));
+    assert_eq!(
+        t.sketch(),
+        ["a/", "a/f=F", "a/g=G", "a/linked=F", "a/new=N", "d/", "d/s/", "d/s/f=F+", "e/", "e/f=F"]
+    );
+}
+
+/// The upper object has an attribute for it, in whoever's mount it was set.
+fn protection_is_kept_beside_the_object(t: &Tree) {
+    t.lower(&["f=F", "d/"]);
+    t.mount();
+    let both = IFlags::APPEND | IFlags::IMMUTABLE;
+    let paths = [(t.at("f"), both), (t.at("d"), IFlags::APPEND)];
+    with_flags(&paths, || {
+        assert_eq!(protattr(t, "f").as_deref(), Some(&b"ai"[..]));
+        for name in ["f", "d"] {
+            let real = ioctl_getflags(File::open(t.upper(name)).unwrap()).unwrap();
+            assert!(!real.intersects(both), "{name}: {real:?}");
+        }
+        t.remount();
+        assert!(flags(t, "f").contains(both));
+        fails(fs::remove_file(t.at("f")), libc::EPERM);
+        fails(fs::remove_dir(t.at("d")), libc::EPERM);
+    });
+}
+
+fn protected_in_a_lower_layer(t: &Tree) {
+    t.lower(&["i=I", "a=A", "id/f=F", "ad/f=F", "o=O"]);
+    let flag = |name, flag| (t.low(name), flag);
+    let paths = [
+        flag("i", IFlags::IMMUTABLE),
+        flag("id", IFlags::IMMUTABLE),
+        flag("a", IFlags::APPEND),
+        flag("ad", IFlags::APPEND),
+    ];
+    with_flags(&paths, || {
+        t.mount();
+        fails(refused(fs::OpenOptions::new().append(true).open(t.at("i"))), libc::EPERM);
+        fails(refused(fs::OpenOptions::new().write(true).open(t.at("a"))), libc::EPERM);
+        for name in ["i", "a"] {
+            let at = t.at(name);
+            fails(fs::remove_file(&at), libc::EPERM);
+            fails(fs::rename(&at, t.at("n")), libc::EPERM);
+            fails(fs::rename(t.at("o"), &at), libc::EPERM);
+            fails(fs::hard_link(&at, t.at("n")), libc::EPERM);
+            fails(fs::set_permissions(&at, fs::Permissions::from_mode(0o600)), libc::EPERM);
+            fails(crate::common::xattr_set(&at, "user.x", b"1"), libc::EPERM);
+            fails(nix::unistd::truncate(&at, 0), libc::EPERM);
+            fails(rustix::fs::chown(&at, Some(rustix::fs::Uid::ROOT), None), libc::EPERM);
+        }
+        fails(fs::remove_file(t.at("id/f")), libc::EPERM);
+        fails(fs::remove_file(t.at("ad/f")), libc::EPERM);
+        fails(fs::write(t.at("id/n"), "N"), libc::EPERM);
+        assert_eq!(t.upper_sketch(), [""; 0]);
+        t.append("a", "+");
+        t.append("id/f", "+");
+        t.write("ad/n", "N");
+        assert_eq!(t.upper_sketch(), ["a=A+", "ad/", "ad/n=N", "id/", "id/f=F+"]);
+        for (name, letter) in [("a", b"a"), ("ad", b"a"), ("id", b"i")] {
+            assert_eq!(protattr(t, name).as_deref(), Some(&letter[..]), "{name}");
+        }
+        for name in ["a", "ad", "id"] {
+            set(t, name, flags(t, name) - IFlags::APPEND - IFlags::IMMUTABLE).unwrap();
+        }
+        fs::remove_dir_all(t.at("id")).unwrap();
+    });
+}
+
+/// A value that means nothing forbids nothing.
+fn malformed_protection(t: &Tree) {
+    t.lower(&["f=F"]);
+    t.mount();
+    t.append("f", "+");
+    t.umount();
+    xattr_set(t.upper("f"), &t.private("protattr"), b"x").unwrap();
+    t.mount();
+    t.append("f", "+");
+    fs::remove_file(t.at("f")).unwrap();
 }

@@ -197,8 +197,10 @@ impl Case {
             side::abandon(&side.join("m"));
             let _ = fs::set_permissions(side.join("w/work"), fs::Permissions::from_mode(0o700));
             if self.protects() {
-                side::unprotect(&side.join("u"));
-                side::unprotect(&side.join("w"));
+                let lowers = (0..self.lowers).map(|index| format!("l{index}"));
+                for layer in lowers.chain(["u".to_owned(), "w".to_owned()]) {
+                    side::unprotect(&side.join(layer));
+                }
             }
         }
         for dir in self.homes.iter().map(|home| &**home).chain([dir]) {
@@ -289,11 +291,11 @@ impl Case {
             report("upper", compare::needless_whiteouts(&ours, &after))?;
         }
         let (theirs, ours) = (("kernel", &theirs), ("overfall", &ours));
-        if !self.may_copy_other_names() && !self.protects() {
+        if !self.may_copy_other_names() {
             report("upper", differences(theirs, ours))?;
             report("upper", compare::unlike_links(theirs, ours))?;
         }
-        if indexed && !self.may_copy_other_names() && !self.protects() {
+        if indexed && !self.may_copy_other_names() {
             let index = |side: &PathBuf| {
                 let entries = compare::index(&side.join("w/index"), self.manner.power);
                 entries.map_err(|error| plain("index", error))
@@ -399,9 +401,6 @@ impl Case {
             );
             return Err(plain(class, text));
         }
-        if self.protects() && ours.result == Err(libc::EPERM) {
-            return Err(plain(ENDED, "something may have been prepared in vain"));
-        }
         if is_link(&step.op) && self.manner.power == Power::User && ours.result.is_ok() {
             pairs.blind = true;
         }
@@ -434,7 +433,7 @@ impl Case {
         self.manner.has("index=on") && self.has_lower_links()
     }
 
-    /// Whether something is made append-only or immutable.
+    /// Whether something is append-only or immutable, or made so.
     fn protects(&self) -> bool {
         let protects = |step: &Step| match &step.op {
             Op::Flags {
@@ -442,7 +441,8 @@ impl Case {
             } => flags & ops::PROTECTING != 0,
             _ => false,
         };
-        self.steps.iter().any(protects)
+        let is_protected = |entry: &Entry| entry.flags.intersects(layers::PROTECTING);
+        self.steps.iter().any(protects) || self.entries.iter().any(is_protected)
     }
 
     fn plants_no_whiteouts(&self) -> bool {

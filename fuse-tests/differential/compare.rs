@@ -100,7 +100,7 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
     /// of the handle, identity of the file system.
     const HEAD: usize = 21;
     let (origin, uuid) = (power.private("origin"), power.private("uuid"));
-    let (upper, protected) = (power.private("upper"), power.private("protattr"));
+    let upper = power.private("upper");
     let show = |name: &str, value: &[u8]| {
         if name == origin || name == upper {
             let head: Vec<_> = value
@@ -109,7 +109,7 @@ pub(crate) fn upper(dir: &Path, power: Power) -> std::io::Result<Tree> {
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
             Some(format!("{name}: {} bytes, {}", value.len(), head.concat()))
-        } else if name == uuid || name == protected {
+        } else if name == uuid {
             None
         } else {
             look::plainly(name, value)

@@ -196,7 +196,18 @@ impl Hands {
         if let Some(held) = &self.slots[slot] {
             let stat = rustix::fs::fstat(&held.fd)?;
             if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
-                rustix::fs::fchmod(&held.fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+                match rustix::fs::fchmod(&held.fd, Mode::from_raw_mode(stat.st_mode & 0o7777)) {
+                    // An append-only file lets itself be touched, and opened for appending alone.
+                    Err(rustix::io::Errno::PERM) if held.flags & libc::O_APPEND != 0 => {
+                        let now = timespec(Moment::Now);
+                        let times = Timestamps {
+                            last_access: now,
+                            last_modification: now,
+                        };
+                        rustix::fs::futimens(&held.fd, &times)?;
+                    }
+                    result => result?,
+                }
                 if self.custom.metacopy {
                     rustix::fs::ftruncate(&held.fd, stat.st_size as u64)?;
                     self.touch(slot)?;

@@ -36,9 +36,6 @@
 //!   none; overfall marks only what it moves.
 //! - Without privilege, a link made to a copied-up file has permission bits of its own in the kernel's memory: a
 //!   setuid set by one name doesn't fall at a truncate by the other. A case has one or the other.
-//! - Where something was made append-only or immutable, the upper's file system refuses what overfall has
-//!   prepared: marked, or copied up. The uppers aren't compared then, what each of the two shows of either is; a
-//!   case ends with the first `EPERM`.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - With `index=on` and hard links in a lower layer, the kernel copies up the name that was used, and its
@@ -49,7 +46,6 @@
 //!   evens it out.
 //! - Over several file systems no layer has inode flags to begin with: the kernel's copy-up fails where the upper's
 //!   file system hasn't them, ours leaves them out.
-//! - `protattr` isn't compared: overfall gives the upper's file the flags themselves.
 //! - btrfs sets the time of a hole that is punched into a hole, or doesn't, by what it has in memory; both
 //!   sides set it after that.
 //! - A block of zeros isn't looked for as data: it is up to the file system whether it is a hole.
@@ -64,7 +60,7 @@
 use super::execute::Outcome;
 use super::layers::Power;
 use super::manner::Manner;
-use super::ops::{MOVING, Op, Step, Whence};
+use super::ops::{MOVING, On, Op, Step, Whence};
 
 /// A step whose results differ.
 pub(crate) struct Met<'a> {
@@ -210,23 +206,44 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
-        why: "what was made append-only or immutable is so for the upper's file system, which forbids more or less",
+        why: "append-only and immutable are for an open in the kernel's overlay, for a write in overfall, which sees no open",
         then: Then::End,
         applies: |met| {
             let forbidden = |outcome: &Outcome| outcome.result == Err(libc::EPERM);
             let allowed = |outcome: &Outcome| outcome.result.is_ok();
             met.protects
-                && (forbidden(met.kernel) && allowed(met.overfall)
-                    || allowed(met.kernel) && forbidden(met.overfall))
+                && match met.step.op {
+                    Op::Open { .. } => forbidden(met.kernel) && allowed(met.overfall),
+                    Op::Write { .. }
+                    | Op::Truncate {
+                        on: On::Slot(_), ..
+                    }
+                    | Op::Fallocate { .. }
+                    | Op::CopyRange { .. }
+                    | Op::Clone { .. }
+                    | Op::Send { .. } => allowed(met.kernel) && forbidden(met.overfall),
+                    _ => false,
+                }
         },
     },
     Known {
-        why: "what was made append-only or immutable: another reason is found first",
+        why: "append-only and immutable come before permissions and kinds, which the kernel looks at before it asks overfall",
         then: Then::GoOn,
         applies: |met| {
-            let forbidden = |outcome: &Outcome| outcome.result == Err(libc::EPERM);
-            let failed = met.kernel.result.is_err() && met.overfall.result.is_err();
-            met.protects && failed && (forbidden(met.kernel) || forbidden(met.overfall))
+            let first = match met.step.op {
+                // access(2) never gets to us, nor flags of a rename that we haven't.
+                Op::Access { .. } => met.overfall.result.is_ok(),
+                // An ACL that isn't there.
+                Op::Removexattr { name, .. } if name.starts_with("system.") => {
+                    met.overfall.result.is_ok()
+                }
+                Op::Rename { .. } if met.overfall.result == Err(libc::EINVAL) => true,
+                _ => matches!(
+                    met.overfall.result,
+                    Err(libc::EACCES | libc::EISDIR | libc::ENOTDIR)
+                ),
+            };
+            met.protects && met.kernel_fails(&[libc::EPERM]) && first
         },
     },
     Known {

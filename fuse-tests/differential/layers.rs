@@ -174,6 +174,9 @@ fn grow(
                 0 => IFlags::SYNC,
                 1 => IFlags::NOATIME,
                 2 => IFlags::NODUMP,
+                // Which the layer of a mount can't have: it would have to be changed.
+                3 if layer != Layer::Upper => IFlags::APPEND,
+                4 if layer != Layer::Upper => IFlags::IMMUTABLE,
                 _ => IFlags::empty(),
             },
         });
@@ -339,6 +342,9 @@ pub(crate) fn build(
             dress(base, power, lowers, entry, index as i64);
         }
     }
+    for (entry, _) in entries.iter().zip(made).filter(|(_, made)| *made) {
+        add_flags(&entry.layer.dir(base).join(&entry.path), entry, PROTECTING);
+    }
     for layer in (0..lowers).map(Layer::Lower).chain([Layer::Upper]) {
         let dir = layer.dir(base);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
@@ -384,6 +390,27 @@ fn make(base: &Path, entry: &Entry) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What forbids changes.
+pub(crate) const PROTECTING: IFlags = IFlags::APPEND.union(IFlags::IMMUTABLE);
+
+/// Gives an object those of its inode flags that are in `which`.
+fn add_flags(path: &Path, entry: &Entry, which: IFlags) {
+    let plain = matches!(
+        entry.kind,
+        Kind::Dir | Kind::OpaqueDir | Kind::XDir | Kind::File(..)
+    );
+    let wanted = entry.flags & which;
+    if plain
+        && !wanted.is_empty()
+        && let Ok(file) = fs::File::open(path)
+        && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
+    {
+        // What else there is must stay.
+        let all = IFlags::from_bits_retain(flags.bits() | wanted.bits());
+        let _ = rustix::fs::ioctl_setflags(&file, all);
+    }
+}
+
 /// Gives an object its owner, mode, attributes and time. What its kind can't have, it hasn't.
 fn dress(base: &Path, power: Power, lowers: usize, entry: &Entry, index: i64) {
     let path = entry.layer.dir(base).join(&entry.path);
@@ -400,19 +427,7 @@ fn dress(base: &Path, power: Power, lowers: usize, entry: &Entry, index: i64) {
     for (name, value) in &entry.xattrs {
         set(name, value);
     }
-    let plain = matches!(
-        entry.kind,
-        Kind::Dir | Kind::OpaqueDir | Kind::XDir | Kind::File(..)
-    );
-    if plain
-        && !entry.flags.is_empty()
-        && let Ok(file) = fs::File::open(&path)
-        && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
-    {
-        // What else there is must stay.
-        let all = IFlags::from_bits_retain(flags.bits() | entry.flags.bits());
-        let _ = rustix::fs::ioctl_setflags(&file, all);
-    }
+    add_flags(&path, entry, IFlags::all() - PROTECTING);
     // A directory that was copied up says so; the kernel adds the mark at the look-up otherwise.
     if entry.layer == Layer::Upper && entry.kind == Kind::Dir && path.is_dir() {
         let has = |lower| Layer::Lower(lower).dir(base).join(&entry.path).is_dir();

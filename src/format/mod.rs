@@ -7,6 +7,7 @@ pub mod index;
 pub mod metacopy;
 pub mod origin;
 pub mod override_stat;
+pub mod protattr;
 pub mod redirect;
 mod xattr;
 

@@ -74,6 +74,11 @@ impl XattrNamespace {
         self.pick("user.overlay.metacopy", "trusted.overlay.metacopy")
     }
 
+    /// `protattr` on an upper file or directory.
+    pub fn protattr(self) -> &'static OsStr {
+        self.pick("user.overlay.protattr", "trusted.overlay.protattr")
+    }
+
     /// `nlink` on an indexed file.
     pub fn nlink(self) -> &'static OsStr {
         self.pick("user.overlay.nlink", "trusted.overlay.nlink")

@@ -3,7 +3,7 @@
 use fuser::INodeNo;
 
 use crate::sys::{Errno, forget};
-use crate::union::{Fault, FileFlags, NodeId, Outcome, Union};
+use crate::union::{Caller, Fault, FileFlags, NodeId, Outcome, Union};
 
 /// `FS_IOC_GETFLAGS`. Its number says 8 bytes (a `long`); what is copied is an `int`.
 const GET_FLAGS: u32 = 0x8008_6601;
@@ -43,17 +43,23 @@ pub(super) type Answer = Vec<u8>;
 
 /// Carries out `command` on a node. Every other ioctl is `ENOTTY`, as on any file system that
 /// does not know it.
-pub(super) fn serve(tree: &Union, id: NodeId, command: u32, data: &[u8]) -> Outcome<Answer> {
+pub(super) fn serve(
+    tree: &Union,
+    caller: Caller,
+    id: NodeId,
+    command: u32,
+    data: &[u8],
+) -> Outcome<Answer> {
     match command {
         GET_FLAGS | GET_FLAGS_32 => tree.file_flags(id, FileFlags::Flags(0)).map(bytes),
         GET_EXTENDED => tree.file_flags(id, FileFlags::Extended([0; 28])).map(bytes),
         SET_FLAGS | SET_FLAGS_32 => {
             let flags = u32::from_ne_bytes(head(data)?);
-            tree.set_file_flags(id, FileFlags::Flags(flags))?;
+            tree.set_file_flags(caller, id, FileFlags::Flags(flags))?;
             Ok(Answer::new())
         }
         SET_EXTENDED => {
-            tree.set_file_flags(id, FileFlags::Extended(head(data)?))?;
+            tree.set_file_flags(caller, id, FileFlags::Extended(head(data)?))?;
             Ok(Answer::new())
         }
         _ => Err(Fault::merged("ioctl", Errno::NOTTY)),

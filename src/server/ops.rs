@@ -704,7 +704,7 @@ impl Filesystem for Server {
             Op::Ioctl,
             node(ino),
             reply,
-            |tree| ioctl::serve(tree, node(ino), command, data),
+            |tree| ioctl::serve(tree, convert::caller(request), node(ino), command, data),
             |reply, answer| reply.ioctl(0, &answer),
         );
     }

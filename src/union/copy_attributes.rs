@@ -15,6 +15,7 @@ use super::spot::Spot;
 use super::types::{Attr, FileKind};
 use super::work::{Temp, Work};
 use super::{Outcome, Union};
+use crate::format::protattr::Protection;
 use crate::format::{is_guard, override_stat};
 use crate::sys::times::times_of;
 use crate::sys::{Errno, fileflags};
@@ -69,15 +70,33 @@ impl Union {
         Ok(())
     }
 
-    /// The inode flags that the kernel's copy-up keeps: `sync` and `noatime`. Where a file system has
-    /// none there are none to keep.
-    pub(super) fn copy_inode_flags(&self, spot: &Spot, copy: &Copy<'_>) {
+    /// The inode flags that the kernel's copy-up keeps: `sync` and `noatime`, and in an attribute
+    /// append-only and immutable. Where a file system has none there are none to keep.
+    pub(super) fn copy_inode_flags(
+        &self,
+        work: &Work,
+        spot: &Spot,
+        copy: &Copy<'_>,
+    ) -> Outcome<()> {
         let Ok(from) = spot.open(OFlags::RDONLY | OFlags::NONBLOCK) else {
-            return;
+            return Ok(());
         };
-        let kept = fileflags::get_flags(from.as_fd()).map_or(0, |flags| flags & KEPT);
+        let mut flags = fileflags::get_flags(from.as_fd()).unwrap_or(0);
+        let protection = Protection::take_from_flags(&mut flags);
+        if protection.is_any() {
+            match self.write_protection(&copy_spot(copy), protection) {
+                // The upper has no attributes.
+                Err(errno @ (Errno::PERM | Errno::OPNOTSUPP)) => {
+                    log::warn!("copy-up: append-only or immutable is lost: {errno}");
+                }
+                result => {
+                    result.map_err(|errno| work.fault("copy-up: keeping the protection", errno))?;
+                }
+            }
+        }
+        let kept = flags & KEPT;
         if kept == 0 {
-            return;
+            return Ok(());
         }
         let to = copy.file.as_fd();
         let set = fileflags::get_flags(to)
@@ -85,6 +104,7 @@ impl Union {
         if let Err(errno) = set {
             log::debug!("copy-up: inode flags {kept:x} are lost: {errno}");
         }
+        Ok(())
     }
 
     pub(super) fn mark_origin(&self, work: &Work, spot: &Spot, copy: &Copy<'_>) -> Outcome<()> {

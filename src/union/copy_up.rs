@@ -283,7 +283,7 @@ impl Union {
         }
         self.copy_xattrs(work, spot, &copy)?;
         if matches!(kind, FileKind::Regular | FileKind::Directory) {
-            self.copy_inode_flags(spot, &copy);
+            self.copy_inode_flags(work, spot, &copy)?;
         }
         if kind == FileKind::Directory || stat.st_nlink == 1 || copy.entry.is_some() {
             self.mark_origin(work, spot, &copy)?;

@@ -33,6 +33,7 @@ impl Union {
         self.layers_change.store(true, Ordering::Relaxed);
         self.listings.clear();
         self.ground.descriptors.clear();
+        self.table.each(|node| node.protection.forget());
     }
 
     /// Passes every node, and every further name of one, to `each`. No lock is held meanwhile.

@@ -26,6 +26,7 @@ mod number;
 mod ops;
 mod origins;
 mod owners;
+mod protect;
 mod redirect;
 mod setup;
 mod spot;
@@ -91,6 +92,8 @@ pub struct Union {
     index: Option<Index>,
     /// Whether somebody else changes the layers: known nodes are compared with what is there.
     layers_change: AtomicBool,
+    /// Whether root is the machine's root, who alone makes things append-only and immutable.
+    is_machines: bool,
     /// Names in all [`lower_names::LowerNames`].
     lower_names: Arc<AtomicUsize>,
 }

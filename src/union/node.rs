@@ -9,6 +9,7 @@ use super::layer::{RealDir, RealId};
 use super::locks::{OrderedMutex, OrderedRwLock, Rank};
 use super::lower_names::LowerNames;
 use super::metacopy::DataPlace;
+use super::protect::KnownProtection;
 use super::table::Key;
 use super::types::{FileKind, Ino, NodeId};
 
@@ -18,6 +19,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) generation: u64,
     pub(crate) kind: FileKind,
+    pub(crate) protection: KnownProtection,
     /// Look-ups that the kernel holds, and nodes that name this one as their parent.
     pub(crate) uses: AtomicU64,
     /// Names the open file of a node that isn't a directory.
@@ -147,6 +149,7 @@ impl Node {
             id,
             generation,
             kind,
+            protection: KnownProtection::default(),
             uses: AtomicU64::new(0),
             slot,
             copy_up: OrderedMutex::new(Rank::CopyUp, ()),

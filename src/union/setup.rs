@@ -28,7 +28,7 @@ use super::{Outcome, Union};
 use crate::error::Context;
 use crate::format::{INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
 use crate::options::{Fsync, Options, Switch, Timeout, Uuid};
-use crate::sys::privilege::Privilege;
+use crate::sys::privilege::{Privilege, in_first_namespace};
 use crate::sys::{Errno, random, tree, xattr};
 use crate::{Error, Result};
 
@@ -174,6 +174,7 @@ impl Union {
         );
         table.insert_root(root);
         Ok(Self {
+            is_machines: in_first_namespace(),
             ground,
             table,
             listings: Listings::new(options.tuning.timeout.duration()),

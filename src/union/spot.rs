@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Stat, Statx, StatxFlags, Timestamps, Uid, XattrFlags,
+};
 
 use super::descriptors::OpenFile;
 use super::layer::RealDir;
@@ -53,6 +55,17 @@ impl Spot {
             Spot::Open(file) => rustix::fs::fstat(file.as_fd())
                 .map(Some)
                 .map_err(|errno| self.fault("stat", errno)),
+        }
+    }
+
+    /// What stat(2) doesn't say. Fails with `ENOSYS` before Linux 4.11.
+    pub(super) fn statx(&self, wanted: StatxFlags) -> Result<Statx, Errno> {
+        match self {
+            Spot::At { dir, name } => {
+                let dir = dir.open().map_err(|fault| fault.errno)?;
+                rustix::fs::statx(dir.as_fd(), &**name, AtFlags::SYMLINK_NOFOLLOW, wanted)
+            }
+            Spot::Open(file) => rustix::fs::statx(file.as_fd(), "", AtFlags::EMPTY_PATH, wanted),
         }
     }
 

@@ -55,6 +55,7 @@ impl Union {
         if change.size.is_some() && node.kind != FileKind::Regular {
             return Err(Fault::merged("truncating", Errno::INVAL));
         }
+        self.may_set(&node, change)?;
         self.copy_up(&node, change.size.map_or(Data::Later, Data::UpTo))?;
         let has_privileges = !matches!(node.kind, FileKind::Directory | FileKind::Symlink);
         if *change == SetAttr::default() && has_privileges {

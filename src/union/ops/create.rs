@@ -18,6 +18,7 @@ use super::super::spot::Spot;
 use super::super::types::{Attr, Caller, Entry, Fault, FileKind, Ino, NewKind, NodeId, Timestamp};
 use super::super::{DirNode, Outcome, Union};
 use crate::format::acl;
+use crate::format::protattr::Protection;
 use crate::sys::Errno;
 
 /// What stands under a name in the upper layer.
@@ -55,6 +56,7 @@ impl Union {
             return Err(Fault::merged("making a device", Errno::PERM).named(name));
         }
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
+        self.may_add("making a name", &parent, name)?;
         let upper = self.upper_dir(&parent, &dir)?;
         let _names = dir.names.write();
         if !parent.state.read().named {
@@ -93,6 +95,7 @@ impl Union {
             }
         };
         let (node, attr) = self.enter(&parent, &dir, name, found)?;
+        node.protection.set(Protection::NONE);
         if let Some(file) = opened {
             self.ground.descriptors.put(node.slot, file);
         }

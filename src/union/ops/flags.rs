@@ -6,8 +6,10 @@ use rustix::fs::OFlags;
 
 use super::super::copy_up::Data;
 use super::super::spot::Spot;
-use super::super::types::{Fault, FileFlags, FileKind, NodeId};
+use super::super::types::{Caller, Fault, FileFlags, FileKind, NodeId};
 use super::super::{Outcome, Union};
+use crate::format::protattr::Protection;
+use crate::sys::fileflags::FSXATTR_LEN;
 use crate::sys::{Errno, fileflags};
 
 impl Union {
@@ -15,35 +17,75 @@ impl Union {
     pub fn file_flags(&self, id: NodeId, like: FileFlags) -> Outcome<FileFlags> {
         let node = self.node(id)?;
         only_files_and_directories(node.kind)?;
+        let protection = self.protection(&node)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let fault = |errno| spot.fault("reading inode flags", errno);
         let file = open(&spot).map_err(fault)?;
         match like {
-            FileFlags::Flags(_) => fileflags::get_flags(file.as_fd()).map(FileFlags::Flags),
-            FileFlags::Extended(_) => {
-                fileflags::get_extended(file.as_fd()).map(FileFlags::Extended)
-            }
+            FileFlags::Flags(_) => fileflags::get_flags(file.as_fd()).map(|mut flags| {
+                protection.add_to_flags(&mut flags);
+                FileFlags::Flags(flags)
+            }),
+            FileFlags::Extended(_) => fileflags::get_extended(file.as_fd()).map(|mut all| {
+                change_xflags(&mut all, |flags| protection.add_to_xflags(flags));
+                FileFlags::Extended(all)
+            }),
         }
         .map_err(fault)
     }
 
     /// Sets the inode flags; copies up first.
-    pub fn set_file_flags(&self, id: NodeId, flags: FileFlags) -> Outcome<()> {
+    ///
+    /// The kernel has asked whether the caller may since Linux 5.13. Before, a FUSE server had to:
+    /// the owner and root may, and only the machine's root append-only and immutable.
+    pub fn set_file_flags(&self, caller: Caller, id: NodeId, wanted: FileFlags) -> Outcome<()> {
         let node = self.node(id)?;
         only_files_and_directories(node.kind)?;
+        let (spot, stat) = self.spot_and_stat(&node)?;
+        let owner = self.attr_of(&node, &spot, &stat).uid;
+        let (wanted, protection) = split(wanted);
+        let protects = protection != self.protection(&node)?;
+        let is_root = caller.uid == 0;
+        if !is_root && (caller.uid != owner || protects) || protects && !self.is_machines {
+            return Err(spot.fault("setting inode flags", Errno::PERM));
+        }
         self.copy_up(&node, Data::Later)?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let fault = |errno| spot.fault("setting inode flags", errno);
+        if protects {
+            self.write_protection(&spot, protection).map_err(fault)?;
+            node.protection.set(protection);
+        }
         let file = open(&spot).map_err(fault)?;
-        match flags {
+        match wanted {
             FileFlags::Flags(flags) => fileflags::set_flags(file.as_fd(), flags),
             FileFlags::Extended(value) => fileflags::set_extended(file.as_fd(), &value),
         }
-        .map_err(fault)?;
-        // A descriptor that was opened before may do what the flags forbid from now on.
-        self.ground.descriptors.remove(node.slot);
-        Ok(())
+        .map_err(fault)
     }
+}
+
+/// The flags for the real object, and what goes into an attribute.
+fn split(wanted: FileFlags) -> (FileFlags, Protection) {
+    match wanted {
+        FileFlags::Flags(mut flags) => {
+            let protection = Protection::take_from_flags(&mut flags);
+            (FileFlags::Flags(flags), protection)
+        }
+        FileFlags::Extended(mut all) => {
+            let protection = change_xflags(&mut all, Protection::take_from_xflags);
+            (FileFlags::Extended(all), protection)
+        }
+    }
+}
+
+/// `fsx_xflags` is the first field of `struct fsxattr`.
+fn change_xflags<R>(all: &mut [u8; FSXATTR_LEN], change: impl FnOnce(&mut u32) -> R) -> R {
+    let [a, b, c, d, ..] = *all;
+    let mut flags = u32::from_ne_bytes([a, b, c, d]);
+    let result = change(&mut flags);
+    all[..4].copy_from_slice(&flags.to_ne_bytes());
+    result
 }
 
 /// A descriptor that answers ioctls. A file without a name has one already.

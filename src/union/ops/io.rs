@@ -58,7 +58,7 @@ impl Union {
     pub(crate) fn settled_file(&self, id: NodeId) -> Option<Arc<OpenFile>> {
         let node = self.node(id).ok()?;
         let regular = node.kind == FileKind::Regular;
-        if !regular || !self.is_settled(id) {
+        if !regular || !self.is_settled(id) || self.protection(&node).ok()?.is_any() {
             return None;
         }
         let file = self.file_for_reading(&node).ok()?;
@@ -68,6 +68,14 @@ impl Union {
     /// Writes; copies up first.
     pub fn write(&self, id: NodeId, offset: u64, data: &[u8], kill: KillPriv) -> Outcome<usize> {
         let node = self.node(id)?;
+        let protection = self.protection(&node)?;
+        if protection.immutable {
+            return Err(self.io_fault(&node, "writing to an immutable file", Errno::PERM));
+        }
+        // FUSE doesn't tell an append from another write that begins at the end.
+        if protection.append_only && self.spot_and_stat(&node)?.1.st_size as u64 != offset {
+            return Err(self.io_fault(&node, "writing to an append-only file", Errno::PERM));
+        }
         let file = self.file_for_writing(&node)?;
         if file.access() == Access::Append {
             let stat = rustix::fs::fstat(file.as_fd())
@@ -145,10 +153,15 @@ impl Union {
         mode: i32,
     ) -> Outcome<()> {
         let node = self.node(id)?;
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        let protection = self.protection(&node)?;
+        let adds = FallocateFlags::KEEP_SIZE.contains(mode);
+        if protection.immutable || protection.append_only && !adds {
+            return Err(self.io_fault(&node, "fallocate", Errno::PERM));
+        }
         self.copy_up(&node, Data::All)?;
         self.drop_privileges_for(caller, &node)?;
         let file = self.file_for_writing(&node)?;
-        let mode = FallocateFlags::from_bits_retain(mode as u32);
         rustix::fs::fallocate(file.as_fd(), mode, offset, length)
             .map_err(|errno| self.io_fault(&node, "fallocate", errno))
     }
@@ -176,6 +189,7 @@ impl Union {
         length: u64,
     ) -> Outcome<usize> {
         let (from, to) = (self.node(from)?, self.node(to)?);
+        self.may_change("copy_file_range", &to)?;
         // First the target: where both are one file, the source is then its copy.
         self.copy_up(&to, Data::All)?;
         self.drop_privileges_for(caller, &to)?;

@@ -23,6 +23,8 @@ impl Union {
             return Err(Fault::merged("link", Errno::PERM).named(name));
         }
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
+        self.may_add("link", &parent, name)?;
+        self.may_go("link", &node, name)?;
         let upper = self.upper_dir(&parent, &dir)?;
         self.copy_up(&node, Data::Later)?;
         let _names = dir.names.write();

@@ -23,6 +23,14 @@ impl Union {
     pub fn unlink(&self, parent: NodeId, name: &OsStr) -> Outcome<()> {
         check_name(name)?;
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
+        self.may_take("unlink", &parent, name)?;
+        if !parent.is_upper() {
+            // Nothing is copied up for the sake of a name that stays.
+            let _names = dir.names.read();
+            if let Some(Found::Leaf { source, stat, .. }) = self.find(&dir, name)? {
+                self.leaf_may_go("unlink", &dir, name, source, &stat)?;
+            }
+        }
         let upper = self.upper_dir(&parent, &dir)?;
         let here = DirNode {
             node: parent.clone(),
@@ -38,6 +46,7 @@ impl Union {
             };
             return Err(Fault::merged("unlink", errno).named(name));
         };
+        self.leaf_may_go("unlink", &dir, name, source, &stat)?;
         let parting = self.part_from_leaf(&parent, &dir, name, source, &stat)?;
         let in_upper = source == Source::Upper;
         // What was just found in a lower layer needs no second look.
@@ -52,13 +61,15 @@ impl Union {
     pub fn rmdir(&self, parent: NodeId, name: &OsStr) -> Outcome<()> {
         check_name(name)?;
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
+        self.may_take("rmdir", &parent, name)?;
         if !parent.is_upper() {
             // Nothing is copied up for the sake of a directory that stays.
             let _names = dir.names.write();
             let (child, _) = self.dir_to_remove(&parent, &dir, name)?;
             let empty = {
                 let _child_names = child.dir.names.write();
-                self.refuse_full("rmdir", name, &child)
+                self.may_go("rmdir", &child.node, name)
+                    .and_then(|()| self.refuse_full("rmdir", name, &child))
             };
             self.release(child.node.id, 1);
             empty?;
@@ -136,6 +147,7 @@ impl Union {
         child: &DirNode,
         in_upper: bool,
     ) -> Outcome<()> {
+        self.may_go("rmdir", &child.node, name)?;
         self.refuse_full("rmdir", name, child)?;
         let lower_has = self.lower_has(dir, name)?;
         self.hold_dir(child)?;

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use super::super::copy_up::Data;
 use super::super::layer::RealDir;
 use super::super::lookup::{Found, check_name};
-use super::super::node::{Link, Node, Real};
+use super::super::node::{DirPart, Link, Node, Real};
 use super::super::redirect::Reach;
 use super::super::types::{Fault, FileKind, Ino, NodeId, RenameMode};
 use super::super::work::Temp;
@@ -51,6 +51,8 @@ impl Union {
         check_name(new_name)?;
         let old_parent = self.dir_node(parent)?;
         let new_parent = self.dir_node(new_parent)?;
+        self.may_take("rename", &old_parent.node, name)?;
+        self.may_add("rename", &new_parent.node, new_name)?;
         let moving = self.movable(&old_parent, name)?;
         let swapped = match mode {
             RenameMode::Exchange => match self.movable(&new_parent, new_name) {
@@ -63,9 +65,17 @@ impl Union {
             RenameMode::Replace | RenameMode::NoReplace => None,
         };
         let result = (|| {
-            let replaces_dir = mode == RenameMode::Replace && moving.dir.is_some();
-            if replaces_dir && !(new_parent.node.is_upper() && moving.is_upper()) {
-                self.refuse_full_target(&new_parent, new_name)?;
+            if swapped.is_some() {
+                self.may_take("rename", &new_parent.node, new_name)?;
+            }
+            let copies = !(new_parent.node.is_upper() && moving.is_upper());
+            if mode == RenameMode::Replace && (copies || self.is_fixed(&moving)) {
+                self.refuse_target(&new_parent, new_name, &moving)?;
+            }
+            for (node, name) in [(Some(&moving), name), (swapped.as_ref(), new_name)] {
+                if node.is_some_and(|node| self.is_fixed(node)) {
+                    return Err(fixed(name));
+                }
             }
             self.claim(&old_parent, name)?;
             if mode != RenameMode::NoReplace {
@@ -102,7 +112,7 @@ impl Union {
         result
     }
 
-    /// The node to be moved; counts one look-up. `EXDEV` where it can't move.
+    /// The node to be moved, which nothing may protect; counts one look-up.
     fn movable(&self, parent: &DirNode, name: &OsStr) -> Outcome<Arc<Node>> {
         let node = {
             let _names = parent.dir.names.read();
@@ -111,30 +121,43 @@ impl Union {
                 .ok_or_else(|| Fault::merged("rename", Errno::NOENT).named(name))?;
             self.enter(&parent.node, &parent.dir, name, found)?.0
         };
-        match &node.dir {
-            Some(dir) if !dir.lowers.is_empty() && !self.follow.makes_redirects => {
-                self.release(node.id, 1);
-                let why = "rename of a directory with a lower part";
-                Err(Fault::merged(why, Errno::XDEV).named(name))
-            }
-            _ => Ok(node),
+        if let Err(fault) = self.may_go("rename", &node, name) {
+            self.release(node.id, 1);
+            return Err(fault);
         }
+        Ok(node)
     }
 
-    /// Nothing is copied up for the sake of a directory that can't be replaced.
-    fn refuse_full_target(&self, parent: &DirNode, name: &OsStr) -> Outcome<()> {
+    /// Whether it has a lower part that would stay where it is.
+    fn is_fixed(&self, node: &Node) -> bool {
+        let has_lower = |dir: &DirPart| !dir.lowers.is_empty();
+        !self.follow.makes_redirects && node.dir.as_deref().is_some_and(has_lower)
+    }
+
+    /// Nothing is copied up for the sake of a target that can't be replaced.
+    fn refuse_target(&self, parent: &DirNode, name: &OsStr, moving: &Node) -> Outcome<()> {
         let _names = parent.dir.names.write();
-        let Some(found @ Found::Dir { .. }) = self.find(&parent.dir, name)? else {
-            return Ok(());
+        let found = match (self.find(&parent.dir, name)?, &moving.dir) {
+            (Some(Found::Leaf { source, stat, .. }), None) => {
+                self.may_take("rename", &parent.node, name)?;
+                return self.leaf_may_go("rename", &parent.dir, name, source, &stat);
+            }
+            (Some(found @ Found::Dir { .. }), Some(_)) => found,
+            _ => return Ok(()),
         };
         let child = self.entered_dir(&parent.node, &parent.dir, name, found)?;
+        let allowed = self
+            .may_take("rename", &parent.node, name)
+            .and_then(|()| self.may_go("rename", &child.node, name));
         // One that is the upper layer's alone refuses by itself, when all is copied up.
-        let refused = if child.dir.lowers.is_empty() {
-            Ok(())
-        } else {
-            let _child_names = child.dir.names.write();
-            self.refuse_full("rename", name, &child)
-        };
+        let refused = allowed.and_then(|()| match child.dir.lowers.is_empty() {
+            _ if self.is_fixed(moving) => Err(fixed(name)),
+            true => Ok(()),
+            false => {
+                let _child_names = child.dir.names.write();
+                self.refuse_full("rename", name, &child)
+            }
+        });
         self.release(child.node.id, 1);
         refused
     }
@@ -347,16 +370,21 @@ impl Union {
             (Found::Leaf { .. }, true) => Err(fault(Errno::NOTDIR)),
             (Found::Dir { .. }, false) => Err(fault(Errno::ISDIR)),
             (Found::Leaf { source, stat, .. }, false) => {
+                self.may_take("rename", &to.parent.node, to.name)?;
+                self.leaf_may_go("rename", dir, to.name, source, &stat)?;
                 let parting = self.part_from_leaf(&to.parent.node, dir, to.name, source, &stat)?;
                 Ok(Target::Leaf { parting })
             }
             (found @ Found::Dir { .. }, true) => {
                 let in_upper = matches!(found, Found::Dir { upper: Some(_), .. });
                 let child = self.entered_dir(&to.parent.node, dir, to.name, found)?;
-                let empty = {
+                let allowed = self
+                    .may_take("rename", &to.parent.node, to.name)
+                    .and_then(|()| self.may_go("rename", &child.node, to.name));
+                let empty = allowed.and_then(|()| {
                     let _names = child.dir.names.write();
                     self.is_empty(&child.node, &child.dir)
-                };
+                });
                 match empty {
                     Ok(true) => Ok(Target::Dir { child, in_upper }),
                     Ok(false) => {
@@ -428,6 +456,10 @@ impl Union {
         self.listings
             .update(to.parent.node.id, |names| names.insert(to.name, kind, ino));
     }
+}
+
+fn fixed(name: &OsStr) -> Fault {
+    Fault::merged("rename of a directory with a lower part", Errno::XDEV).named(name)
 }
 
 /// The two sides in the order in which their directories are locked, one if they are one.

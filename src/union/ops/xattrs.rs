@@ -65,6 +65,7 @@ impl Union {
         if self.is_record(name) {
             return Err(Fault::merged("setxattr", Errno::PERM).named(name));
         }
+        self.may_change("setxattr", &node)?;
         let stored = self.namespace.store(name).ok_or_else(too_long)?;
         self.copy_up(&node, Data::Later)?;
         let (spot, _) = self.spot_and_stat(&node)?;
@@ -85,6 +86,7 @@ impl Union {
     /// Removes an extended attribute; copies up first.
     pub fn removexattr(&self, caller: Caller, id: NodeId, name: &OsStr) -> Outcome<()> {
         let node = self.node(id)?;
+        self.may_change("removexattr", &node)?;
         if name == acl::ACCESS {
             self.drop_foreign_setgid(caller, &node)?;
         }
