@@ -1,5 +1,5 @@
-//! How long a snapshot and the first step of a build take to start on a root of 40 000 files and
-//! 700 MB, against copying it.
+//! How long a snapshot, the first step of a build, a writable run and a container on another take
+//! to start on a root of 40 000 files and 700 MB, against copying it.
 //!
 //! ```text
 //! cargo bench --bench snapshots -- [--files N] [--megabytes N] [--times N] [--dir DIR]
@@ -7,6 +7,8 @@
 //!
 //! As root, or in a user namespace (`unshare -Urm`). DIR is where the root is made; it is removed
 //! at the end. What is shown is the median.
+
+mod vagga;
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -154,6 +156,31 @@ fn run() -> Outcome<()> {
     let (whole, flat) = whole_layer(&cache, &root, dir.path(), arguments.times)?;
     rows.push(("a layer of it all found sound", whole, Some(copied)));
     rows.push(("all of it flattened", flat, Some(copied)));
+    // Last, because it moves the root into its project.
+    match vagga::Project::around(&root, &dir.path().join("project"))? {
+        None => eprintln!("no static busybox here: no runs of vagga's"),
+        Some(project) => {
+            let run_copied = project.run("copy", few)?;
+            rows.push(("_run -W, copying", run_copied, None));
+            for (name, overlay) in [("_run -W, kernel", "kernel"), ("_run -W, FUSE", "fuse")] {
+                rows.push((
+                    name,
+                    project.run(overlay, arguments.times)?,
+                    Some(run_copied),
+                ));
+            }
+            let step_copied = project.container_step(&[], few)?;
+            rows.push(("Container step, copying", step_copied, None));
+            for (name, backend) in [
+                ("Container step, kernel", "native"),
+                ("Container step, FUSE", "fuse"),
+            ] {
+                let options = ["--overlay", "--layered", "--backend", backend];
+                let time = project.container_step(&options, arguments.times)?;
+                rows.push((name, time, Some(step_copied)));
+            }
+        }
+    }
     println!("{:<32} {:>12}  against copying", "", "start");
     for (name, time, against) in rows {
         let ratio = against.map(|copied| {
