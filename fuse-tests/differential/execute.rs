@@ -127,7 +127,11 @@ impl Hands {
         {
             self.after_full_target(from);
         }
-        let after = self.afterwards(&step.op);
+        let after = match &result {
+            // What is in the slot was there before.
+            Err(_) if is_open(&step.op) => Ok(()),
+            _ => self.afterwards(&step.op),
+        };
         if after.is_err() {
             self.give_up(&step.op);
         }
@@ -311,4 +315,12 @@ pub(super) fn become_user(uid: u32) -> io::Result<()> {
     set_thread_res_uid(root.0, Uid::from_raw(uid), root.0)?;
     NOW.set(uid);
     Ok(())
+}
+
+fn is_open(op: &Op) -> bool {
+    match op {
+        Op::Open { .. } => true,
+        Op::Within { op, .. } => is_open(op),
+        _ => false,
+    }
 }
