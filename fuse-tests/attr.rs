@@ -9,6 +9,7 @@ use crate::common::{Limit, Tree, as_user, cases, chmod, fails, open_rw, set_time
 const OTHER: Limit = Limit::Root("needs a second uid");
 
 cases! {
+    statx_without_and_with_a_sync,
     chmod_lower_file,
     chmod_lower_directory,
     chmod_does_not_touch_data_or_times,
@@ -492,4 +493,21 @@ fn chown_to_nobody_by_somebody_else_drops_nothing(t: &Tree) {
     // EPERM on the kernel's overlay; FUSE has no word for it.
     let _ = as_user(1234, 1234, || chown(&path, None, None));
     assert_eq!(stat(t.at("a")).mode() & 0o7777, 0o4755);
+}
+
+/// What FUSE remembers may be older than the last write; whoever asks for the truth gets it.
+fn statx_without_and_with_a_sync(t: &Tree) {
+    t.lower(&["f=F"]);
+    t.mount();
+    let size = |flags| {
+        let wanted = rustix::fs::StatxFlags::SIZE;
+        rustix::fs::statx(rustix::fs::CWD, t.at("f"), flags, wanted).unwrap().stx_size
+    };
+    assert_eq!(size(rustix::fs::AtFlags::STATX_DONT_SYNC), 1);
+    t.append("f", "+");
+    assert_eq!(size(rustix::fs::AtFlags::STATX_FORCE_SYNC), 2);
+    assert_eq!(size(rustix::fs::AtFlags::STATX_DONT_SYNC), 2);
+    t.append("f", "+");
+    assert!([2, 3].contains(&size(rustix::fs::AtFlags::STATX_DONT_SYNC)));
+    assert_eq!(stat(t.at("f")).len(), 3);
 }

@@ -11,6 +11,7 @@ use crate::common::{
 };
 
 cases! {
+    room_for_a_list,
     set_get_list_remove,
     on_a_lower_file,
     on_a_lower_directory,
@@ -393,4 +394,19 @@ fn name_of_maximal_length(t: &Tree) {
     xattr_set(t.at("f"), &name, b"1").unwrap();
     assert_eq!(xattr_names(t.at("f")), [name.as_bytes()]);
     fails(xattr_set(t.at("f"), &format!("{name}n"), b"1"), libc::ERANGE);
+}
+
+/// How much room a list needs: the kernel counts its own names, which it then doesn't show.
+fn room_for_a_list(t: &Tree) {
+    t.lower(&["f=F"]);
+    t.mount();
+    xattr_set(t.at("f"), "user.a", b"1").unwrap();
+    let shown = "user.a\0".len();
+    let mut names = vec![0; 1024];
+    assert_eq!(rustix::fs::llistxattr(t.at("f"), &mut names[..]), Ok(shown));
+    let asked = rustix::fs::llistxattr_query(t.at("f")).unwrap();
+    match t.carrier() {
+        crate::common::Carrier::Fuse => assert_eq!(asked, shown),
+        crate::common::Carrier::Kernel => assert!(asked > shown, "{asked}"),
+    }
 }

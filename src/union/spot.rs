@@ -63,6 +63,10 @@ impl Spot {
         match self {
             Spot::At { dir, name } => {
                 let dir = dir.open().map_err(|fault| fault.errno)?;
+                if **name == *"." {
+                    // By name it would have to be searchable.
+                    return rustix::fs::statx(dir.as_fd(), "", AtFlags::EMPTY_PATH, wanted);
+                }
                 rustix::fs::statx(dir.as_fd(), &**name, AtFlags::SYMLINK_NOFOLLOW, wanted)
             }
             Spot::Open(file) => rustix::fs::statx(file.as_fd(), "", AtFlags::EMPTY_PATH, wanted),
