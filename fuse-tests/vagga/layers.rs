@@ -84,6 +84,49 @@ pub(crate) fn what_lies_below_can_t_be_cleaned(project: &Project) {
     project.nothing_is_left();
 }
 
+const BESIDE: &str = "
+containers:
+  base: {}
+  db:
+    setup:
+    - !Container base
+    - !Sh mkdir /data; echo d > /data/d; rm /etc/file
+  app:
+    environ-file: /etc/environment
+    volumes:
+      /data: !Snapshot {container: db, size: 5Mi}
+      /other: !Container db
+  on-db:
+    setup:
+    - !Container db
+    - !Sh echo NAME=value > /etc/environment
+    environ-file: /etc/environment
+    volumes: {/data: !Snapshot}
+";
+
+/// A container of layers is as good as a plain one for another's volumes.
+pub(crate) fn layers_in_volumes(project: &Project) {
+    project.write("vagga.yaml", BESIDE);
+    project.built_by_vagga("base", "");
+    let more = "mkdir $R/data $R/other; echo A=from-app > $R/etc/environment";
+    project.built_by_vagga("app", more);
+    project.build(&["--layered"], "db").good();
+    let before = project.picture(".vagga/.layers/");
+    let script = "cat /data/d; echo more >> /data/d; cat /data/d /other/data/d; \
+                  ls /other/etc/file 2>/dev/null || echo none; echo $A; \
+                  (echo x > /other/data/x) 2>/dev/null || echo read-only";
+    let wanted = "d\nd\nmore\nd\nnone\nfrom-app\nread-only\n";
+    for options in [&[][..], &["-W"]] {
+        assert_eq!(project.run(options, script).good(), wanted);
+    }
+    assert_eq!(project.picture(".vagga/.layers/"), before);
+    project.build(&["--layered"], "on-db").good();
+    let mut words = vec!["_run", "--overlay", project.means, "on-db", "sh", "-ec"];
+    words.push("cat /data/d; echo more >> /data/d; cat /data/d; echo $NAME");
+    assert_eq!(project.vagga(&words).good(), "d\nd\nmore\nvalue\n");
+    project.nothing_is_left();
+}
+
 pub(crate) fn layers_are_shown_outside(project: &Project) {
     project.write("vagga.yaml", TWO);
     project.built_by_vagga("base", "");

@@ -71,13 +71,6 @@ impl RunPlan<'_> {
         let volumes = volumes::read(self.project, container)?;
         let sources = self.snapshot_sources(&volumes)?;
         let outside: Vec<_> = std::env::vars_os().collect();
-        let file = environ_file(self.project, container, &built)?;
-        let env = environment(container, file.as_deref(), &self.wishes, &outside)?;
-        let directory = self.start_directory();
-        let command = Command::new(self.words.clone())
-            .environment(env)
-            .directory(directory);
-        command.check()?;
         let name = self.transient_name(&built)?;
 
         if name.is_some() {
@@ -89,21 +82,41 @@ impl RunPlan<'_> {
         let standing = Standing::NamespaceRoot;
         let stage = Stage::make(self.project)?;
         let tree = match &name {
-            None => Tree::read_only(self.project, &stage, &built, self.means)?,
+            None => Tree::read_only(self.project, stage.place("root")?, &built, self.means)?,
             Some((name, end)) => {
                 let directory = self.project.transient().join(name);
                 Tree::writable(self.project, &built, &directory, *end, self.means)?
             }
         };
+        let file = environ_file(self.project, container, tree.merged())?;
+        let env = environment(container, file.as_deref(), &self.wishes, &outside)?;
+        let command = Command::new(self.words.clone())
+            .environment(env)
+            .directory(self.start_directory());
+        command.check()?;
+
         let mut snapshots = Vec::new();
+        // Nobody may remove them meanwhile.
+        let mut others: Vec<(Tree, Root)> = Vec::new();
+        let mut mount_other = |root: Root| {
+            let place = stage.place(&format!("container{}", others.len()))?;
+            let other = Tree::read_only(self.project, place, &root, self.means)?;
+            let merged = other.merged().to_path_buf();
+            others.push((other, root));
+            Ok::<_, Error>(merged)
+        };
         let mut places = self.own_places(container, &tree);
         for (at, (volume, source)) in volumes.into_iter().zip(sources).enumerate() {
             places.retain(|place| place.inside != volume.inside);
             let content = match volume.kind {
                 Kind::Content(content) => content,
+                Kind::Container(root) => Content::Bind {
+                    source: mount_other(root)?,
+                    access: Access::ReadOnly,
+                },
                 Kind::Snapshot(wish) => {
                     let source = match source {
-                        Some(root) => stage::in_tree(&root.tree_for_reading()?, &volume.inside)?,
+                        Some(root) => stage::in_tree(&mount_other(root)?, &volume.inside)?,
                         None => stage::in_tree(tree.merged(), &volume.inside)?,
                     };
                     let like = stage::in_tree(tree.merged(), &volume.inside)?;
@@ -150,6 +163,9 @@ impl RunPlan<'_> {
         while let Some(snapshot) = snapshots.pop() {
             outcome = outcome.and(snapshot.unmount());
         }
+        for (other, _root) in others {
+            outcome = outcome.and(other.finish());
+        }
         outcome.and(tree.finish())?;
         let kept = name.filter(|(_, end)| *end == End::Keep);
         Ok(Outcome {
@@ -168,7 +184,7 @@ impl RunPlan<'_> {
                     .as_deref()
                     .map(|name| self.project.built(name))
                     .transpose(),
-                Kind::Content(_) => Ok(None),
+                Kind::Content(_) | Kind::Container(_) => Ok(None),
             })
             .collect()
     }
@@ -281,14 +297,14 @@ impl RunPlan<'_> {
     }
 }
 
-/// The text of the container's `environ-file`, which is in the project or in the container.
-fn environ_file(project: &Project, container: &Container, built: &Root) -> Result<Option<Vec<u8>>> {
+/// The text of the container's `environ-file`, which is in the project or in the container's `tree`.
+fn environ_file(project: &Project, container: &Container, tree: &Path) -> Result<Option<Vec<u8>>> {
     let Some(name) = &container.environ_file else {
         return Ok(None);
     };
     let path = match Path::new("/work").join(name).strip_prefix("/work") {
         Ok(below) => project.dir().join(below),
-        Err(_) => stage::in_tree(&built.tree_for_reading()?, name)?,
+        Err(_) => stage::in_tree(tree, name)?,
     };
     std::fs::read(&path).map(Some).map_err(|error| {
         Error::usage("reading the environment's file")

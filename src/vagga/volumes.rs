@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::config::Container;
-use super::project::Project;
+use super::project::{Project, Root};
 use super::yaml::{Fields, Node, Pos, Value};
 use crate::container::{Access, Content, Memory};
 use crate::snapshot::{DEFAULT_SIZE, Means};
@@ -22,6 +22,8 @@ pub(super) struct Volume {
 pub(super) enum Kind {
     /// A throw-away copy of a directory.
     Snapshot(SnapshotVolume),
+    /// The tree of another container, read-only.
+    Container(Root),
     /// Whatever the container's root knows how to put there.
     Content(Content),
 }
@@ -74,10 +76,7 @@ fn kind(project: &Project, node: &Node) -> Result<Kind> {
             make(&source)?;
             bind(source, Access::Writable)
         }
-        "Container" => bind(
-            project.built(node.text()?)?.tree_for_reading()?,
-            Access::ReadOnly,
-        ),
+        "Container" => return project.built(node.text()?).map(Kind::Container),
         other => {
             return Err(node
                 .pos

@@ -9,7 +9,6 @@ use rustix::mount::{
     unmount,
 };
 
-use super::Stage;
 use crate::backend::{Backend, Mounted};
 use crate::container::{End, Overlays, Policy, Scratch, Standing};
 use crate::error::Context;
@@ -53,15 +52,14 @@ pub(super) enum Tree {
 }
 
 impl Tree {
-    /// The container's tree as it is.
+    /// The container's tree as it is, in the directory `merged`.
     pub(super) fn read_only(
         project: &Project,
-        stage: &Stage,
+        merged: PathBuf,
         built: &Root,
         means: Means,
     ) -> Result<Self> {
         let step = "mounting the container";
-        let merged = stage.place("root")?;
         if built.layers().is_some() {
             let lowers = Lowers::of(project, built)?;
             let dirs = lowers.dirs().iter().map(PathBuf::as_path);
