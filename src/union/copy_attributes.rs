@@ -172,7 +172,7 @@ impl Union {
     }
 
     /// An empty directory in the work directory that hides what is below, with all that an upper
-    /// one has.
+    /// one has. In the fallback form it is really empty, and hides nothing by itself.
     pub(super) fn empty_twin(&self, node: &Arc<Node>) -> Outcome<Temp<'_>> {
         let work = self.work()?;
         let spot = self.spot(node)?;
@@ -183,8 +183,10 @@ impl Union {
         let copy = make_dir(work)?;
         let owner = self.give_owner(work, &copy, &shown)?;
         self.copy_xattrs(work, &spot, &copy)?;
-        self.mark_opaque(work.as_fd(), copy.temp.name())
-            .map_err(|errno| work.fault("marking opaque", errno))?;
+        if !self.is_dotted() {
+            self.mark_opaque(work.as_fd(), copy.temp.name())
+                .map_err(|errno| work.fault("marking opaque", errno))?;
+        }
         self.give_mode(work, &copy, &shown, owner)?;
         copy_spot(&copy)
             .set_times(&times_of(&stat))
