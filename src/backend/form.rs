@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::dotted::{self, Marked};
 use crate::format::XattrNamespace;
-use crate::options::Options;
+use crate::options::{Fsync, Options};
 use crate::sys::privilege::Privilege;
 use crate::{Error, Result};
 
@@ -59,6 +59,10 @@ pub(super) fn tell(options: &Options, begun: bool) {
     match lack {
         Ok(Some(lack)) if begun => {
             log::info!("{upper}: goes on in overfall's fallback form: {lack}");
+        }
+        // What is volatile isn't kept: nobody else will read it.
+        Ok(Some(lack)) if options.fsync == Fsync::Volatile => {
+            log::info!("{upper}: written in overfall's fallback form: {lack}");
         }
         Ok(Some(lack)) => log::warn!(
             "{upper}: written in overfall's fallback form, which the kernel doesn't read: {lack}"

@@ -19,6 +19,7 @@ use rustix::fs::{
 
 use crate::format::XattrNamespace;
 use crate::format::dotted::{self, MARK, OPAQUE, UPGRADING, Unhidable};
+use crate::sys::times::times_of;
 use crate::sys::{Errno, from_io};
 
 pub(crate) use fit::{Lack, lacks};
@@ -69,20 +70,8 @@ pub(crate) fn mark(
     rustix::io::write(&file, dotted::format_mark(namespace))?;
     rustix::fs::fsync(&file)?;
     rustix::fs::renameat_with(work, NAME, root, MARK, RenameFlags::empty())?;
-    rustix::fs::futimens(root, &times(&before))?;
+    rustix::fs::futimens(root, &times_of(&before))?;
     rustix::fs::fsync(root)
-}
-
-/// The times that an object had.
-fn times(stat: &Stat) -> Timestamps {
-    let time = |sec, nsec| Timespec {
-        tv_sec: sec,
-        tv_nsec: nsec,
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec as _),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec as _),
-    }
 }
 
 /// Reads the mark `name` of a layer's root: where its attributes are. `None` where it says nothing.

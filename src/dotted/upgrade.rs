@@ -16,10 +16,12 @@ use rustix::fs::{
 };
 
 use super::fit::lacks;
-use super::{Guard, Marked, is_opaque, marked, read_mark, times};
+use super::{Guard, Marked, is_opaque, marked, read_mark};
 use crate::error::Context;
 use crate::format::dotted::{MARK, Name, OPAQUE, SCRATCH, UPGRADING, read};
 use crate::format::{self, XattrNamespace};
+use crate::sys::privilege::Privilege;
+use crate::sys::times::times_of;
 use crate::sys::{self, Errno, tree, xattr};
 use crate::{Error, Result};
 
@@ -167,11 +169,14 @@ impl Job<'_> {
             let error = Error::system(STEP)
                 .at(self.upper)
                 .because(format!("the kernel's form isn't possible here: {lack}"));
+            let is_root = Privilege::current() == Privilege::Machine;
             return Err(match self.namespace {
-                XattrNamespace::Trusted => error.remedy("the layer is root's: upgrade it as root"),
-                XattrNamespace::User => {
-                    error.remedy("copy it, with its times and owners, to where it is possible")
+                XattrNamespace::Trusted if !is_root => {
+                    error.remedy("the layer is root's: upgrade it as root")
                 }
+                XattrNamespace::Trusted | XattrNamespace::User => error.remedy(
+                    "upgrade it on another kernel, or a copy (`cp -a`) on another file system",
+                ),
             });
         }
         let renamed = rustix::fs::renameat_with(
@@ -195,7 +200,7 @@ impl Job<'_> {
         self.sync()?;
         unlinkat(&self.root, UPGRADING, AtFlags::empty())
             .map_err(|errno| self.failed(errno, Path::new(UPGRADING)))?;
-        rustix::fs::futimens(&self.root, &times(before)).context(STEP, self.upper)?;
+        rustix::fs::futimens(&self.root, &times_of(before)).context(STEP, self.upper)?;
         self.sync()
     }
 
@@ -247,7 +252,7 @@ impl Job<'_> {
             step(self, &here)?;
             let now = rustix::fs::fstat(&fd).map_err(|errno| fail(self, errno))?;
             if (now.st_mtime, now.st_mtime_nsec) != (before.st_mtime, before.st_mtime_nsec) {
-                rustix::fs::futimens(&fd, &times(&before)).map_err(|errno| fail(self, errno))?;
+                rustix::fs::futimens(&fd, &times_of(&before)).map_err(|errno| fail(self, errno))?;
             }
             for path in inner {
                 // Some file systems don't tell the type.

@@ -8,10 +8,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use serde::Serialize;
+
 use super::XattrNamespace;
 
 /// In which form a layer says what it hides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Form {
     /// The kernel's: 0:0 devices and attributes.
     Kernel,

@@ -162,7 +162,13 @@ impl Union {
     ) -> Outcome<()> {
         let spot = copy_spot(copy);
         if owner == Owner::ToBeRecorded {
-            self.write_record(&spot, shown)?;
+            match self.write_record(&spot, shown) {
+                // Without attributes an owner is lost; what an object is must not be.
+                Err(fault) if fault.errno == Errno::PERM && is_itself(shown.kind) => {
+                    log::debug!("copy-up: {fault}");
+                }
+                recorded => recorded?,
+            }
         }
         if shown.kind == FileKind::Symlink {
             return Ok(());
@@ -194,14 +200,24 @@ impl Union {
         Ok(copy.temp)
     }
 
-    /// Writes what an object should look like where it can't.
+    /// Writes what an object should look like where it can't. `EPERM` where the upper's file system
+    /// has no attributes to write it in.
     pub(super) fn write_record(&self, spot: &Spot, shown: &Attr) -> Outcome<()> {
         let value = owners::record_of(shown).format();
         let name = OsStr::new(override_stat::NAME);
         match spot.set_xattr(name, &value, XattrFlags::empty()) {
             // A link's or fifo's owner can't be recorded: it is shown as the server's.
-            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            Ok(()) | Err(Errno::PERM) => Ok(()),
+            Err(Errno::OPNOTSUPP) => Err(spot.fault("recording an owner", Errno::PERM)),
             Err(errno) => Err(spot.fault("recording an owner", errno)),
         }
     }
+}
+
+/// Whether an object of this kind is one on the disk, too: nothing stands in for it.
+fn is_itself(kind: FileKind) -> bool {
+    matches!(
+        kind,
+        FileKind::Regular | FileKind::Directory | FileKind::Symlink
+    )
 }
