@@ -1,6 +1,6 @@
 //! One directory of a layer, in either form.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -73,6 +73,11 @@ impl Layer {
             Form::Kernel => Ok(false),
             Form::Dotted => dotted::hides(self.fd.as_fd(), OsStr::from_bytes(name.to_bytes())),
         }
+    }
+
+    /// What the name of a listing hides, in the fallback form.
+    pub(super) fn hidden_by(&self, name: &CStr) -> std::result::Result<Option<OsString>, Errno> {
+        dotted::hidden_by(self.fd.as_fd(), OsStr::from_bytes(name.to_bytes()))
     }
 
     /// Whether this layer says what becomes of a name, so that those below don't.

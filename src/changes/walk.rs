@@ -80,12 +80,14 @@ impl Walker<'_> {
                     self.path.pop();
                 }
                 // Where all is hidden, this is said below.
-                Name::Whiteout(hidden) if mode == Lowers::Merged => {
-                    self.path.push(hidden);
-                    self.whited_out(upper, lowers, hidden)?;
-                    self.path.pop();
+                Name::Whiteout(_) | Name::LongWhiteout if mode == Lowers::Merged => {
+                    if let Some(hidden) = upper.hidden_by(name).context(STEP, &self.path)? {
+                        self.path.push(&hidden);
+                        self.whited_out(upper, lowers, &hidden)?;
+                        self.path.pop();
+                    }
                 }
-                Name::Whiteout(_) | Name::Reserved => {}
+                Name::Whiteout(_) | Name::LongWhiteout | Name::Reserved => {}
             }
         }
         if mode == Lowers::Hidden {
@@ -98,9 +100,8 @@ impl Walker<'_> {
     fn whited_out(&mut self, upper: &Layer, lowers: &[Layer], name: &OsStr) -> Result<()> {
         let name = CString::new(name.as_bytes())
             .map_err(|_| Error::system(STEP).at(&self.path).errno(Errno::INVAL))?;
-        let hides = upper.hides(&name).context(STEP, &self.path)?
-            && upper.stat(&name).context(STEP, &self.path)?.is_none();
-        if hides && !matches!(self.below(lowers, &name)?, Below::Nothing) {
+        let gone = upper.stat(&name).context(STEP, &self.path)?.is_none();
+        if gone && !matches!(self.below(lowers, &name)?, Below::Nothing) {
             self.report(Change::Removed);
         }
         Ok(())

@@ -9,16 +9,16 @@ mod fit;
 mod guard;
 mod upgrade;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, openat, statat,
-    unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, openat, readlinkat, statat, symlinkat, unlinkat,
 };
 
 use crate::format::XattrNamespace;
-use crate::format::dotted::{self, MARK, OPAQUE, UPGRADING, Unhidable};
+use crate::format::dotted::{self, MARK, Name, OPAQUE, UPGRADING, Whiteout};
 use crate::sys::times::times_of;
 use crate::sys::{Errno, from_io};
 
@@ -90,8 +90,34 @@ const READABLE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 /// Whether a directory of a layer hides a name of the layers below.
 pub(crate) fn hides(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
     match dotted::whiteout_of(name) {
-        Ok(whiteout) => is_there(dir, &*whiteout),
-        Err(Unhidable::Reserved | Unhidable::TooLong) => Ok(false),
+        None => Ok(false),
+        Some(Whiteout::File(whiteout)) => is_there(dir, &*whiteout),
+        Some(Whiteout::Link(whiteout)) => {
+            Ok(target(dir, &whiteout)?.is_some_and(|hidden| hidden == name))
+        }
+    }
+}
+
+/// What the name of a listing hides of the layers below, if it hides something.
+pub(crate) fn hidden_by(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<OsString>, Errno> {
+    match dotted::read(name) {
+        Name::Plain | Name::Reserved => Ok(None),
+        Name::Whiteout(hidden) => Ok(is_there(dir, name)?.then(|| hidden.to_os_string())),
+        Name::LongWhiteout => {
+            let hidden = target(dir, name)?;
+            Ok(hidden.filter(|hidden| {
+                dotted::whiteout_of(hidden).is_some_and(|whiteout| whiteout.name() == name)
+            }))
+        }
+    }
+}
+
+/// Where a link leads; `None` when there is none.
+fn target(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<OsString>, Errno> {
+    match readlinkat(dir, name, Vec::new()) {
+        Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()))),
+        Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -109,19 +135,22 @@ pub(crate) enum Made {
 
 /// Hides a name of the layers below. `EPERM` for a name that can't be.
 pub(crate) fn hide(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Made, Errno> {
-    match dotted::whiteout_of(name) {
-        Ok(whiteout) => make(dir, &*whiteout),
-        Err(Unhidable::Reserved) => Err(Errno::PERM),
-        Err(Unhidable::TooLong) => Err(Errno::NAMETOOLONG),
+    match dotted::whiteout_of(name).ok_or(Errno::PERM)? {
+        Whiteout::File(whiteout) => make(dir, &*whiteout),
+        Whiteout::Link(whiteout) => match symlinkat(name, dir, &*whiteout) {
+            Ok(()) => Ok(Made::New),
+            Err(Errno::EXIST) => Ok(Made::Already),
+            Err(errno) => Err(errno),
+        },
     }
 }
 
 /// Hides a name no longer.
 pub(crate) fn unhide(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
-    let Ok(whiteout) = dotted::whiteout_of(name) else {
+    let Some(whiteout) = dotted::whiteout_of(name) else {
         return Ok(());
     };
-    match unlinkat(dir, &*whiteout, AtFlags::empty()) {
+    match unlinkat(dir, whiteout.name(), AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         result => result,
     }

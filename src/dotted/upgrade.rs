@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 
 use super::fit::lacks;
-use super::{Guard, Marked, is_opaque, marked, read_mark};
+use super::{Guard, Marked, hidden_by, is_opaque, marked, read_mark};
 use crate::error::Context;
 use crate::format::dotted::{MARK, Name, OPAQUE, SCRATCH, UPGRADING, read};
 use crate::format::{self, XattrNamespace};
@@ -278,7 +278,8 @@ impl Job<'_> {
 
     /// Adds what the kernel's form says by devices and attributes.
     fn add(&mut self, here: &Here<'_>) -> Result<()> {
-        for (_, hidden) in whiteouts(here) {
+        let found = whiteouts(here).map_err(|errno| self.failed(errno, here.path))?;
+        for (_, hidden) in &found {
             let path = here.path.join(hidden);
             let fail = |job: &Self, errno| job.failed(errno, &path);
             match look(here.fd, hidden).map_err(|errno| fail(self, errno))? {
@@ -330,7 +331,8 @@ impl Job<'_> {
     /// Checks that the kernel's form says all that the fallback form does, and removes the latter.
     fn check_and_remove(&mut self, here: &Here<'_>) -> Result<()> {
         let fail = |job: &Self, errno, name: &OsStr| job.failed(errno, &here.path.join(name));
-        for (name, hidden) in whiteouts(here) {
+        let found = whiteouts(here).map_err(|errno| fail(self, errno, OsStr::new("")))?;
+        for (name, hidden) in &found {
             let there = look(here.fd, hidden).map_err(|errno| fail(self, errno, hidden))?;
             let said = match there {
                 None => here.opaque,
@@ -382,17 +384,12 @@ impl Job<'_> {
 }
 
 /// The names in a directory that hide others, with those.
-fn whiteouts<'h>(here: &'h Here<'_>) -> impl Iterator<Item = (&'h OsStr, &'h OsStr)> {
-    here.names.iter().filter_map(|name| match read(name) {
-        Name::Whiteout(hidden) if is_file(here.fd, name) => Some((&**name, hidden)),
-        _ => None,
-    })
-}
-
-fn is_file(dir: &OwnedFd, name: &OsStr) -> bool {
-    look(dir, name).is_ok_and(|stat| {
-        stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
-    })
+fn whiteouts(here: &Here<'_>) -> std::result::Result<Vec<(OsString, OsString)>, Errno> {
+    let found = here.names.iter().map(|name| {
+        let hidden = hidden_by(here.fd.as_fd(), name)?;
+        Ok(hidden.map(|hidden| (name.clone(), hidden)))
+    });
+    found.filter_map(std::result::Result::transpose).collect()
 }
 
 fn look(dir: &OwnedFd, name: &OsStr) -> std::result::Result<Option<Stat>, Errno> {

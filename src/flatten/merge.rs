@@ -53,10 +53,8 @@ pub(super) fn entries(
             if layer.form == Form::Dotted {
                 match dotted::read(&name) {
                     Name::Plain => {}
-                    Name::Whiteout(below) => {
-                        if crate::dotted::hides(dir, below)? {
-                            hidden.push(below.to_os_string());
-                        }
+                    Name::Whiteout(_) | Name::LongWhiteout => {
+                        hidden.extend(crate::dotted::hidden_by(dir, &name)?);
                         continue;
                     }
                     Name::Reserved => continue,

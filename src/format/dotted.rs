@@ -1,14 +1,16 @@
 //! The fallback form of a layer, for file systems that can't hold the kernel's: names that begin
 //! with `.wh.` say what devices and attributes can't (the form of aufs and of image layers).
 //!
-//! `.wh.NAME` hides `NAME` of the layers below; an object `NAME` beside it is shown all the same.
-//! `.wh..wh..opq` in a directory hides all that is below it. All other names with that beginning
-//! are nobody's.
+//! `.wh.NAME`, an empty file, hides `NAME` of the layers below; an object `NAME` beside it is shown
+//! all the same. Where that would be longer than names may be, a symbolic link
+//! `.wh..wh.long.DIGEST` to `NAME` hides it. `.wh..wh..opq` in a directory hides all that is below
+//! it. All other names with that beginning are nobody's.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::XattrNamespace;
 
@@ -24,6 +26,8 @@ pub enum Form {
 
 /// Beginning of the names that mean something.
 const PREFIX: &[u8] = b".wh.";
+/// Beginning of a name that hides a long one, before the digest of that.
+const LONG: &[u8] = b".wh..wh.long.";
 /// In a directory: it hides the lower ones.
 pub const OPAQUE: &str = ".wh..wh..opq";
 /// In a layer's root: the layer has this form.
@@ -43,6 +47,8 @@ pub enum Name<'a> {
     Plain,
     /// It hides this name of the layers below.
     Whiteout(&'a OsStr),
+    /// It hides the name that it is a link to.
+    LongWhiteout,
     /// Not an object's, and no whiteout.
     Reserved,
 }
@@ -52,32 +58,44 @@ pub fn read(name: &OsStr) -> Name<'_> {
     match name.as_bytes().strip_prefix(PREFIX) {
         None => Name::Plain,
         Some(b"" | b"." | b"..") => Name::Reserved,
+        Some(_) if name.as_bytes().starts_with(LONG) => Name::LongWhiteout,
         Some(hidden) if hidden.starts_with(PREFIX) => Name::Reserved,
         Some(hidden) => Name::Whiteout(OsStr::from_bytes(hidden)),
     }
 }
 
-/// Why a name can't be hidden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unhidable {
-    /// It begins as the form's own names do.
-    Reserved,
-    /// With the prefix it is longer than names may be.
-    TooLong,
+/// What hides a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whiteout {
+    /// An empty file of this name.
+    File(OsString),
+    /// A link of this name, to the name that it hides.
+    Link(OsString),
 }
 
-/// The name that hides `name`.
-pub fn whiteout_of(name: &OsStr) -> Result<OsString, Unhidable> {
+impl Whiteout {
+    /// What it is called.
+    pub fn name(&self) -> &OsStr {
+        match self {
+            Whiteout::File(name) | Whiteout::Link(name) => name,
+        }
+    }
+}
+
+/// What hides `name`; none for a name that begins as the form's own do, which can't be hidden.
+pub fn whiteout_of(name: &OsStr) -> Option<Whiteout> {
     const NAME_MAX: usize = 255;
     let name = name.as_bytes();
     if name.starts_with(PREFIX) {
-        return Err(Unhidable::Reserved);
+        return None;
     }
-    let hiding = [PREFIX, name].concat();
-    if hiding.len() > NAME_MAX {
-        return Err(Unhidable::TooLong);
+    let bytes = |bytes: &[u8]| OsStr::from_bytes(bytes).to_os_string();
+    if PREFIX.len() + name.len() <= NAME_MAX {
+        return Some(Whiteout::File(bytes(&[PREFIX, name].concat())));
     }
-    Ok(OsStr::from_bytes(&hiding).to_os_string())
+    let digest = Sha256::digest(name);
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(Whiteout::Link(bytes(&[LONG, digits.as_bytes()].concat())))
 }
 
 /// What [`MARK`] says: where the layer's other attributes are, so that a conversion writes to the
@@ -106,7 +124,7 @@ mod tests {
     fn own_names_are_neither_objects_nor_whiteouts() {
         for name in [OPAQUE, MARK, UPGRADING, SCRATCH, ".wh.", ".wh..", ".wh..."] {
             assert_eq!(read(OsStr::new(name)), Name::Reserved, "{name}");
-            assert_eq!(whiteout_of(OsStr::new(name)), Err(Unhidable::Reserved));
+            assert_eq!(whiteout_of(OsStr::new(name)), None);
         }
         for name in ["wh.x", ".whx", ".w", "x.wh.x", ".WH.x"] {
             assert_eq!(read(OsStr::new(name)), Name::Plain, "{name}");
@@ -114,10 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_to_leave_room_for_the_prefix() {
+    fn a_name_that_leaves_no_room_for_the_prefix_has_a_link() {
         let name = |length| OsString::from("n".repeat(length));
-        assert_eq!(whiteout_of(&name(251)).map(|name| name.len()), Ok(255));
-        assert_eq!(whiteout_of(&name(252)), Err(Unhidable::TooLong));
+        let hides = |length| whiteout_of(&name(length)).unwrap();
+        assert!(matches!(hides(251), Whiteout::File(name) if name.len() == 255));
+        assert!(matches!(hides(252), Whiteout::Link(_)));
+        assert_eq!(read(hides(252).name()), Name::LongWhiteout);
+        assert_ne!(hides(252), hides(253));
     }
 
     #[test]
@@ -134,7 +155,7 @@ mod tests {
         fn what_hides_a_name_says_which(name in prop::collection::vec(1_u8.., 1..255)) {
             let name = OsStr::from_bytes(&name);
             prop_assume!(name != "." && name != "..");
-            if let Ok(hiding) = whiteout_of(name) {
+            if let Some(Whiteout::File(hiding)) = whiteout_of(name) {
                 prop_assert_eq!(read(&hiding), Name::Whiteout(name));
             }
         }

@@ -21,6 +21,7 @@ use super::lookup::Found;
 use super::node::{DirPart, Node};
 use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId, Place};
 use super::{DirNode, Outcome, Union};
+use crate::dotted;
 use crate::format::dotted::{Name, read};
 use crate::format::{Form, MAY_HOLD_XATTR_WHITEOUTS};
 use crate::sys::{Errno, tree};
@@ -504,6 +505,10 @@ pub(super) fn read_real(real: &RealDir) -> Outcome<RealNames> {
                         names.hidden.push(hidden.to_os_string());
                     }
                     return;
+                }
+                Name::LongWhiteout => {
+                    let hidden = dotted::hidden_by(own.as_fd(), name);
+                    return names.hidden.extend(hidden.ok().flatten());
                 }
                 Name::Reserved => return,
             },
