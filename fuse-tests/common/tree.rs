@@ -88,6 +88,11 @@ impl Tree {
         self.form.set(form);
     }
 
+    /// Whether our server writes the upper in the fallback form.
+    pub(crate) fn is_dotted(&self) -> bool {
+        self.form.get() == Upper::Dotted
+    }
+
     /// Lets somebody else carry the next mount.
     pub(crate) fn carry_by(&self, carrier: Carrier) {
         self.carrier.set(carrier);
