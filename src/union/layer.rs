@@ -258,8 +258,13 @@ impl RealDir {
         if self.form == Form::Kernel {
             return Ok(xattr::fget(file.as_fd(), attr).ok());
         }
-        let opaque = dotted::is_opaque(file.as_fd())
-            .map_err(|errno| self.fault("looking into a directory", name, errno))?;
+        let opaque = match dotted::is_opaque(file.as_fd()) {
+            // As an attribute that can't be read: what is in there can't be shown either.
+            Err(Errno::ACCESS) => false,
+            opaque => {
+                opaque.map_err(|errno| self.fault("looking into a directory", name, errno))?
+            }
+        };
         Ok((opaque || self.hides(name)?).then(|| OPAQUE.to_vec()))
     }
 
