@@ -298,6 +298,12 @@ fn continued_where_the_kernels_would_be_possible(t: &Tree) {
 fn as_a_lower_layer(t: &Tree) {
     dotted(t);
     t.lower(&["a=A", "b=B", "d/f=F", "e/f=F", "e/g=G"]);
+    // So many that the names of all layers are remembered.
+    for layer in 1..5 {
+        let more = ["a=again", "d/h=H", "e/f=again"].map(str::to_owned);
+        let own = format!("only{layer}=O");
+        t.lower_at(layer, &[&more[0], &more[1], &more[2], &own]);
+    }
     t.mount();
     fs::remove_file(t.at("a")).unwrap();
     fs::remove_dir_all(t.at("d")).unwrap();
@@ -306,14 +312,18 @@ fn as_a_lower_layer(t: &Tree) {
     fs::remove_file(t.at("e/f")).unwrap();
     let shown = t.sketch();
     t.umount();
-    let options = format!("lowerdir={}:{}", t.upper("").display(), t.low("").display());
+    let mut layers = vec![t.upper("").display().to_string()];
+    layers.extend((0..5).map(|layer| t.layer(layer).display().to_string()));
+    let options = format!("lowerdir={}", layers.join(":"));
     let target = t.beside("m");
     let target = target.to_str().unwrap();
     let output = run(&["mount", "-o", &options, target]);
     assert!(output.status.success(), "{}", said(&output));
-    let seen = crate::common::sketch(Path::new(target));
+    let seen = [(); 2].map(|()| crate::common::sketch(Path::new(target)));
+    let gone = ["a", "d/f", "d/h", "e/f"].map(|name| Path::new(target).join(name).exists());
     assert!(run(&["umount", target]).status.success());
-    assert_eq!(seen, shown);
+    assert_eq!(seen, [shown.clone(), shown]);
+    assert_eq!(gone, [false; 4]);
 }
 
 fn other_options_are_refused(t: &Tree) {
