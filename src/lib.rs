@@ -28,6 +28,7 @@ pub mod backend;
 pub mod changes;
 pub mod cli;
 pub mod container;
+pub mod dotted;
 mod error;
 mod flatten;
 pub mod format;

@@ -17,36 +17,47 @@ pub(crate) struct Variant {
     pub(crate) carrier: Carrier,
     /// As the machine's root; otherwise as root of a user namespace that a plain user made.
     pub(crate) real_root: bool,
+    /// What the upper is written in.
+    pub(crate) upper: Upper,
+}
+
+/// In which form an upper is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upper {
+    /// The kernel's.
+    Kernels,
+    /// The fallback form: no whiteouts can be made (`filter.rs`).
+    Dotted,
 }
 
 impl Variant {
-    /// All four.
-    pub(crate) const ALL: [Variant; 4] = [
-        Variant {
-            carrier: Carrier::Kernel,
-            real_root: true,
-        },
-        Variant {
-            carrier: Carrier::Fuse,
-            real_root: true,
-        },
-        Variant {
-            carrier: Carrier::Kernel,
-            real_root: false,
-        },
-        Variant {
-            carrier: Carrier::Fuse,
-            real_root: false,
-        },
+    /// All of them.
+    pub(crate) const ALL: [Variant; 6] = [
+        Self::of(Carrier::Kernel, true, Upper::Kernels),
+        Self::of(Carrier::Fuse, true, Upper::Kernels),
+        Self::of(Carrier::Fuse, true, Upper::Dotted),
+        Self::of(Carrier::Kernel, false, Upper::Kernels),
+        Self::of(Carrier::Fuse, false, Upper::Kernels),
+        Self::of(Carrier::Fuse, false, Upper::Dotted),
     ];
+
+    const fn of(carrier: Carrier, real_root: bool, upper: Upper) -> Self {
+        Self {
+            carrier,
+            real_root,
+            upper,
+        }
+    }
 
     /// The first part of a test's name.
     pub(crate) fn name(self) -> &'static str {
-        match (self.carrier, self.real_root) {
-            (Carrier::Kernel, true) => "kernel",
-            (Carrier::Fuse, true) => "fuse",
-            (Carrier::Kernel, false) => "user_kernel",
-            (Carrier::Fuse, false) => "user_fuse",
+        match (self.carrier, self.real_root, self.upper) {
+            (Carrier::Kernel, true, _) => "kernel",
+            (Carrier::Fuse, true, Upper::Kernels) => "fuse",
+            (Carrier::Fuse, true, Upper::Dotted) => "dotted",
+            (Carrier::Kernel, false, _) => "user_kernel",
+            (Carrier::Fuse, false, Upper::Kernels) => "user_fuse",
+            (Carrier::Fuse, false, Upper::Dotted) => "user_dotted",
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the tests on real mounts stand on.
 
 mod calls;
+mod dotted;
+pub(crate) mod filter;
 mod machine;
 pub(crate) mod mmap;
 mod plant;
@@ -10,7 +12,7 @@ mod tree;
 mod watch;
 
 pub(crate) use calls::*;
-pub(crate) use machine::is_real_root;
+pub(crate) use machine::{Upper, is_real_root};
 pub(crate) use plant::{names, plant, sketch};
 pub(crate) use snapshot::{Node, Snapshot};
 pub(crate) use suite::{Case, Limit, getting_on, skip};

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use super::dotted;
 use super::machine::{self, PLAIN_ID, Program, Variant};
 use super::tree::{Carrier, Tree};
 
@@ -124,7 +125,11 @@ fn trials(modules: Modules, base: &Path) -> Vec<Trial> {
                 let (case, dir, usable) = (*case, dir.clone(), Arc::clone(&usable));
                 let full_name = name.clone();
                 trials.push(Trial::ignorable_test(name, move || {
-                    let outcome = match (case.limit.excludes(variant), &**usable) {
+                    let excluded = case
+                        .limit
+                        .excludes(variant)
+                        .or_else(|| dotted::excludes(variant, module, case.name));
+                    let outcome = match (excluded, &**usable) {
                         (Some(why), _) => Outcome::Skipped(why.to_owned()),
                         (None, Err(why)) => Outcome::Skipped(why.clone()),
                         (None, Ok(None)) => run_case(&case, variant, &dir),
@@ -194,6 +199,7 @@ fn run_case(case: &Case, variant: Variant, dir: &Path) -> Outcome {
     let watchdog = Watchdog::over(&dir);
     let result = catch_unwind(AssertUnwindSafe(|| {
         let tree = Tree::new(dir.clone(), variant.carrier, variant.real_root);
+        tree.write_in(variant.upper);
         (case.run)(&tree);
         tree.finish();
     }));

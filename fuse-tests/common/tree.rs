@@ -11,6 +11,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
+use super::filter::without_whiteouts;
+use super::machine::Upper;
 use super::watch::Watch;
 use super::{Snapshot, plant, sketch};
 
@@ -28,6 +30,7 @@ pub(crate) enum Carrier {
 pub(crate) struct Tree {
     dir: PathBuf,
     carrier: Cell<Carrier>,
+    pub(super) form: Cell<Upper>,
     real_root: bool,
     userxattr: Cell<bool>,
     read_only: Cell<bool>,
@@ -53,6 +56,7 @@ impl Tree {
         Self {
             dir,
             carrier: Cell::new(carrier),
+            form: Cell::new(Upper::Kernels),
             real_root,
             userxattr: Cell::new(!real_root),
             read_only: Cell::new(false),
@@ -77,6 +81,16 @@ impl Tree {
     /// Whether the test runs as the machine's root rather than in a user namespace.
     pub(crate) fn is_real_root(&self) -> bool {
         self.real_root
+    }
+
+    /// Has our server write the upper in this form.
+    pub(crate) fn write_in(&self, form: Upper) {
+        self.form.set(form);
+    }
+
+    /// Whether our server writes the upper in the fallback form.
+    pub(crate) fn is_dotted(&self) -> bool {
+        self.form.get() == Upper::Dotted
     }
 
     /// Lets somebody else carry the next mount.
@@ -302,6 +316,9 @@ impl Tree {
             !self.mounted.get(),
             "the upper layer of a live mount is not ours"
         );
+        if self.form.get() == Upper::Dotted {
+            return self.plant_dotted(entries);
+        }
         plant(&self.upper(""), &self.private("opaque"), entries);
     }
 
@@ -334,6 +351,9 @@ impl Tree {
     /// What the upper layer holds, after everything was written.
     pub(crate) fn upper_sketch(&self) -> Vec<String> {
         self.flush();
+        if self.form.get() == Upper::Dotted {
+            return self.upgraded_sketch();
+        }
         sketch(&self.upper(""))
     }
 
@@ -431,6 +451,11 @@ impl Tree {
         }
     }
 
+    /// Takes the lower layers as they are at the next mount for what they were.
+    pub(super) fn forget_lowers(&self) {
+        self.lowers.borrow_mut().clear();
+    }
+
     /// Writes the merged tree's dirty data to the layers.
     pub(crate) fn flush(&self) {
         if self.mounted.get() {
@@ -450,11 +475,11 @@ impl Tree {
             before.assert_same("lower before", &Snapshot::of(path), "lower after");
         }
         if self.carrier.get() == Carrier::Fuse && self.work("work").exists() {
-            assert_eq!(
-                sketch(&self.work("work")),
-                [""; 0],
-                "left in the work directory"
-            );
+            let mut left = sketch(&self.work("work"));
+            if self.form.get() == Upper::Dotted {
+                left.retain(|line| !line.starts_with("incompat"));
+            }
+            assert_eq!(left, [""; 0], "left in the work directory");
         }
         if self.small_disk.replace(false) {
             self.umount_disk();
@@ -588,7 +613,14 @@ impl Tree {
         match &mut *self.watch.borrow_mut() {
             Some(watch) => {
                 arguments.insert(1, "--foreground".into());
-                watch.start(&arguments)
+                match self.form.get() {
+                    Upper::Kernels => watch.start(&arguments),
+                    Upper::Dotted => without_whiteouts(|| watch.start(&arguments)),
+                }
+            }
+            None if self.form.get() == Upper::Dotted => {
+                let log = self.dir.join("overfall.log");
+                without_whiteouts(|| overfall(&log, &arguments))
             }
             None => self.overfall(&arguments),
         }
@@ -596,22 +628,25 @@ impl Tree {
 
     /// Runs the real binary. Its output goes to a file: a server that keeps the descriptor must
     /// not hang the test that waits for the end of a pipe.
-    fn overfall(&self, arguments: &[OsString]) -> Result<(), String> {
-        let log = self.dir.join("overfall.log");
-        let output = File::create(&log).map_err(|e| e.to_string())?;
-        let status = Command::new(super::suite::overfall_binary())
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(|e| e.to_string())?)
-            .stderr(output)
-            .status()
-            .map_err(|e| format!("overfall: {e}"))?;
-        if status.success() {
-            return Ok(());
-        }
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        Err(format!("overfall: {status}: {}", said.trim()))
+    pub(super) fn overfall(&self, arguments: &[OsString]) -> Result<(), String> {
+        overfall(&self.dir.join("overfall.log"), arguments)
     }
+}
+
+fn overfall(log: &Path, arguments: &[OsString]) -> Result<(), String> {
+    let output = File::create(log).map_err(|e| e.to_string())?;
+    let status = Command::new(super::suite::overfall_binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(|e| e.to_string())?)
+        .stderr(output)
+        .status()
+        .map_err(|e| format!("overfall: {e}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let said = fs::read_to_string(log).unwrap_or_default();
+    Err(format!("overfall: {status}: {}", said.trim()))
 }
 
 impl Drop for Tree {

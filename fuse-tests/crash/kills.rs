@@ -349,10 +349,13 @@ impl<'a> Round<'a> {
     fn kill_once(&mut self, t: &Tree, dice: &mut Dice) {
         let pending = self.load_and_kill(t, dice);
         t.drop_dead_mount();
-        self.check_disk(t, &pending);
-        if self.kernel_can && dice.roll(2) == 0 {
-            self.mount_by_kernel(t);
-        }
+        let by_kernel = self.kernel_can && dice.roll(2) == 0;
+        t.as_upgraded(|t| {
+            self.check_disk(t, &pending);
+            if by_kernel {
+                self.mount_by_kernel(t);
+            }
+        });
         t.mount();
         self.check_mount(t, "mounted again");
         let left = left_in_work(t);

@@ -341,6 +341,9 @@ mod handle {
 /// What is in the work directory and isn't a whiteout kept for later.
 pub(crate) fn left_in_work(t: &Tree) -> Vec<String> {
     let mut left = crate::common::sketch(&t.work("work"));
+    if t.is_dotted() {
+        left.retain(|line| !line.starts_with("incompat"));
+    }
     let spare = left.iter().position(|line| line.ends_with('!'));
     if let Some(at) = spare {
         left.remove(at);

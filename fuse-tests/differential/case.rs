@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::compare::{self, Pairs, differences};
+use super::dotted;
 use super::execute::{Hands, Outcome};
 use super::heirs;
 use super::known::{self, Met, Then};
@@ -69,6 +70,10 @@ impl Case {
         if matches!(manner.place, Place::Mixed | Place::Tmp) {
             let all = entries.iter_mut();
             all.for_each(|entry| entry.flags = rustix::fs::IFlags::empty());
+        }
+        if manner.dotted {
+            // An upper that isn't begun in the fallback form isn't continued in it.
+            entries.retain(|entry| entry.layer != Layer::Upper);
         }
         let steps = script::generate(&mut random, manner.power, &entries, steps);
         let mut case = Self {
@@ -214,7 +219,11 @@ impl Case {
     }
 
     fn compare(&self, sides: &[PathBuf; 2], tally: &mut Tally) -> Result<(), Finding> {
-        let carriers = [Carrier::Kernel, Carrier::Overfall];
+        let ours = match self.manner.dotted {
+            true => Carrier::Dotted,
+            false => Carrier::Overfall,
+        };
+        let carriers = [Carrier::Kernel, ours];
         for side in sides {
             layers::build(
                 side,
@@ -272,6 +281,15 @@ impl Case {
         self.same("tree", &trees, &mut pairs)?;
         for mount in mounts {
             mount.unmount().map_err(|error| plain("unmount", error))?;
+        }
+        if self.manner.dotted {
+            let mounted = mount(1, ours)?;
+            let again = show(&mounted)?;
+            let (before, again) = (("before", &trees[1]), ("mounted again", &again));
+            report("remount", differences(before, again))?;
+            mounted.unmount().map_err(|error| plain("unmount", error))?;
+            dotted::upgrade(&sides[1], &self.manner, self.lowers)
+                .map_err(|error| plain("upgrade", error))?;
         }
         let after = self.lower_trees(&sides[1])?;
         for (before, after) in before.iter().zip(&after) {

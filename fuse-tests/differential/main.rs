@@ -17,11 +17,12 @@
 //!     --options LIST     mount options for both sides: redirect_dir=on,metacopy=on,index=on
 //!     --server-options LIST   mount options for overfall alone: its own switches
 //!     --drop-caches      let the kernel forget what nobody uses, now and then, on the whole machine
+//!     --dotted           overfall can't make whiteouts: it writes the fallback form, which is then upgraded
 //!     --findings 3       go on until so many were found
 //!     --no-shrink        print a case as it was found
 //! ```
 //!
-//! Without `--fs`, `--user`, `--root`, `--options` or `--drop-caches` the sequences are spread over all of
+//! Without `--fs`, `--user`, `--root`, `--options`, `--drop-caches` or `--dotted` the sequences are spread over all of
 //! these, always in the same way (`parts.rs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -29,7 +30,10 @@ mod act;
 mod calls;
 mod case;
 mod compare;
+mod dotted;
 mod execute;
+#[path = "../common/filter.rs"]
+mod filter;
 mod heirs;
 mod known;
 mod layers;
@@ -66,6 +70,7 @@ struct Wish {
     options: Option<String>,
     server_options: String,
     drop_caches: bool,
+    dotted: bool,
     findings: usize,
     shrink: bool,
     /// Set for a process that does the work itself, in this directory.
@@ -111,6 +116,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Wish>, St
             "--options" => wish.options = Some(value()?),
             "--server-options" => wish.server_options = value()?,
             "--drop-caches" => wish.drop_caches = true,
+            "--dotted" => wish.dotted = true,
             "--elsewhere" => wish.elsewhere.push(value()?.into()),
             "--no-shrink" => wish.shrink = false,
             "--worker" => wish.worker = Some(value()?.into()),
@@ -192,7 +198,11 @@ fn lead(wish: &Wish) -> ExitCode {
 impl Wish {
     /// Whether it says in which manner the sequences are run.
     fn has_manner(&self) -> bool {
-        self.place.is_some() || self.power.is_some() || self.options.is_some() || self.drop_caches
+        self.place.is_some()
+            || self.power.is_some()
+            || self.options.is_some()
+            || self.drop_caches
+            || self.dotted
     }
 
     /// As a worker is told.
@@ -201,6 +211,7 @@ impl Wish {
             options: self.options.clone().unwrap_or_default(),
             server_options: self.server_options.clone(),
             drop_caches: self.drop_caches,
+            dotted: self.dotted,
             ..Manner::new(power, self.place.unwrap_or(Place::Tmp))
         }
     }

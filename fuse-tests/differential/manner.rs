@@ -14,6 +14,8 @@ pub(crate) struct Manner {
     pub(crate) server_options: String,
     /// Whether the kernel's caches are dropped now and then.
     pub(crate) drop_caches: bool,
+    /// Whether overfall's side has to write the fallback form.
+    pub(crate) dotted: bool,
 }
 
 impl Manner {
@@ -25,6 +27,7 @@ impl Manner {
             options: String::new(),
             server_options: String::new(),
             drop_caches: false,
+            dotted: false,
         }
     }
 
@@ -44,6 +47,9 @@ impl Manner {
         }
         if self.drop_caches {
             label += ", caches dropped";
+        }
+        if self.dotted {
+            label += ", in the fallback form";
         }
         label
     }
@@ -69,6 +75,9 @@ impl Manner {
         }
         if self.drop_caches {
             arguments.push("--drop-caches".to_owned());
+        }
+        if self.dotted {
+            arguments.push("--dotted".to_owned());
         }
         arguments
     }

@@ -45,5 +45,15 @@ pub(crate) fn mixture() -> Vec<Part> {
         },
         share,
     };
-    MIXTURE.into_iter().map(part).collect()
+    let usual = MIXTURE.into_iter().map(part);
+    // Beside the hundred: overfall's side in the fallback form.
+    let dotted = [(Power::Root, Place::Ext4), (Power::User, Place::Tmpfs)];
+    let dotted = dotted.map(|(power, place)| Part {
+        manner: Manner {
+            dotted: true,
+            ..Manner::new(power, place)
+        },
+        share: 5,
+    });
+    usual.chain(dotted).collect()
 }

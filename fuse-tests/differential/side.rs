@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::filter::without_whiteouts;
 use super::layers::Power;
 use super::manner::Manner;
 use super::place::Place;
@@ -16,6 +17,8 @@ use super::place::Place;
 pub(crate) enum Carrier {
     Kernel,
     Overfall,
+    /// Overfall where no whiteouts can be made.
+    Dotted,
 }
 
 impl Carrier {
@@ -23,7 +26,7 @@ impl Carrier {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Carrier::Kernel => "kernel",
-            Carrier::Overfall => "overfall",
+            Carrier::Overfall | Carrier::Dotted => "overfall",
         }
     }
 }
@@ -67,6 +70,12 @@ impl Mounted {
                 let arguments = arguments.iter().map(OsString::from);
                 overfall(dir, arguments.chain([target.into()]))?;
             }
+            Carrier::Dotted => {
+                let arguments = ["mount", "--backend", "fuse", "-o", &options];
+                let arguments = arguments.iter().map(OsString::from);
+                let arguments = arguments.chain([target.into()]);
+                without_whiteouts(|| overfall(dir, arguments))?;
+            }
         }
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -87,7 +96,9 @@ impl Mounted {
             Carrier::Kernel => {
                 umount2(&target, MntFlags::empty()).map_err(|e| format!("umount: {e}"))?
             }
-            Carrier::Overfall => overfall(&self.dir, ["umount".into(), target.into()])?,
+            Carrier::Overfall | Carrier::Dotted => {
+                overfall(&self.dir, ["umount".into(), target.into()])?
+            }
         }
         self.live = false;
         Ok(())
@@ -154,8 +165,8 @@ fn options(dir: &Path, carrier: Carrier, manner: &Manner, lowers: usize) -> Stri
             }
         }
         (Carrier::Kernel, Power::User) => options += ",index=off",
-        (Carrier::Overfall, Power::Root) => options += ",allow_other",
-        (Carrier::Overfall, Power::User) => {}
+        (Carrier::Overfall | Carrier::Dotted, Power::Root) => options += ",allow_other",
+        (Carrier::Overfall | Carrier::Dotted, Power::User) => {}
     }
     if carrier == Carrier::Kernel && !manner.options.contains("xino=") {
         // Over several file systems its numbers are as firm as ours only with it.
@@ -167,14 +178,17 @@ fn options(dir: &Path, carrier: Carrier, manner: &Manner, lowers: usize) -> Stri
     if !manner.options.is_empty() {
         options += &format!(",{}", manner.options);
     }
-    if carrier == Carrier::Overfall && !manner.server_options.is_empty() {
+    if carrier != Carrier::Kernel && !manner.server_options.is_empty() {
         options += &format!(",{}", manner.server_options);
     }
     options
 }
 
 /// Runs the real binary. Its output goes to a file: the server may keep a pipe open.
-fn overfall(dir: &Path, arguments: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+pub(crate) fn overfall(
+    dir: &Path,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<(), String> {
     let log = dir.join("overfall.log");
     let output = File::create(&log).map_err(|e| e.to_string())?;
     let status = Command::new(binary())

@@ -1,6 +1,6 @@
 //! Who is to carry an overlay.
 
-use super::{Backend, Carrier};
+use super::{Backend, Carrier, form};
 use crate::Overlay;
 use crate::probe::{self, Verdict};
 use crate::sys::privilege::Privilege;
@@ -47,6 +47,12 @@ fn why_not_native(overlay: &Overlay) -> Option<String> {
     if Privilege::current() == Privilege::None {
         // The trial would make a user namespace of its own; this mount is wanted here.
         return Some("a plain user may not mount it outside a user namespace".to_owned());
+    }
+    if let Some(layer) = form::first_dotted(&overlay.options) {
+        return Some(format!(
+            "{} is in overfall's fallback form, which it doesn't read",
+            layer.display()
+        ));
     }
     if matches!(overlay.owners, Owners::Given { .. }) {
         return Some("it shows no other owners than the layers'".to_owned());

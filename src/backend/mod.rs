@@ -2,6 +2,7 @@
 
 mod choose;
 mod forget;
+mod form;
 mod fuse;
 mod native;
 mod unmount;
@@ -196,6 +197,7 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
     let choice = choose::choose(&overlay);
     let held = match choice.carrier {
         Carrier::Native => {
+            form::refuse_dotted(&overlay.options)?;
             native::mount(&overlay)?;
             Held::Native
         }
@@ -203,7 +205,14 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
             if let Some(option) = overlay.options.unsupported_by_fuse() {
                 return Err(not_by_fuse(option, choice.why_not_native));
             }
-            Held::Fuse(fuse::mount(&overlay, &target, log)?)
+            let begun = overlay
+                .options
+                .upper
+                .as_deref()
+                .is_some_and(form::is_dotted);
+            let server = fuse::mount(&overlay, &target, log)?;
+            form::tell(&overlay.options, begun);
+            Held::Fuse(server)
         }
     };
     Ok(Mounted {

@@ -1,5 +1,6 @@
 //! What an upper layer changed, read from the layers alone: nothing has to be mounted.
 
+mod layer;
 mod walk;
 
 use std::fmt;

@@ -1,16 +1,18 @@
 //! A walk over an upper layer, each name compared with the lower layers.
 
-use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, openat, statat};
+use rustix::fs::{Dir, FileType, Stat, fgetxattr};
 
 use super::Change;
+use super::layer::Layer;
 use crate::error::Context;
+use crate::format::dotted::Name;
 use crate::format::override_stat::{self, OverrideStat};
-use crate::format::{OPAQUE, XattrNamespace, is_whiteout};
+use crate::format::{XattrNamespace, is_whiteout};
 use crate::sys::Errno;
 use crate::union::Owners;
 use crate::{Error, Result};
@@ -24,10 +26,10 @@ pub fn walk(
     owners: Owners,
     visit: &mut dyn FnMut(&Path, Change),
 ) -> Result<()> {
-    let root = open_directory(rustix::fs::CWD, upper).context(STEP, upper)?;
+    let root = Layer::open(upper)?;
     let below = lowers
         .iter()
-        .map(|lower| open_directory(rustix::fs::CWD, lower).context(STEP, lower))
+        .map(|lower| Layer::open(lower))
         .collect::<Result<Vec<_>>>()?;
     let mut walker = Walker {
         opaque: namespace.opaque(),
@@ -38,7 +40,7 @@ pub fn walk(
     walker.directory(&root, &below, Lowers::Merged)
 }
 
-const STEP: &str = "reading the changes";
+pub(super) const STEP: &str = "reading the changes";
 
 /// Whether the lower directories show through an upper one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ enum Below {
     /// Not a directory.
     Leaf,
     /// The directories that would be merged, topmost first, and the first one's attributes.
-    Directories(Vec<OwnedFd>, Stat),
+    Directories(Vec<Layer>, Stat),
 }
 
 struct Walker<'a> {
@@ -64,16 +66,29 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    fn directory(&mut self, upper: &OwnedFd, lowers: &[OwnedFd], mode: Lowers) -> Result<()> {
-        for entry in Dir::read_from(upper).context(STEP, &self.path)? {
+    fn directory(&mut self, upper: &Layer, lowers: &[Layer], mode: Lowers) -> Result<()> {
+        for entry in Dir::read_from(&upper.fd).context(STEP, &self.path)? {
             let entry = entry.context(STEP, &self.path)?;
             let name = entry.file_name();
             if is_dots(name) {
                 continue;
             }
-            self.path.push(OsStr::from_bytes(name.to_bytes()));
-            self.entry(upper, lowers, name, mode)?;
-            self.path.pop();
+            match upper.read(name) {
+                Name::Plain => {
+                    self.path.push(OsStr::from_bytes(name.to_bytes()));
+                    self.entry(upper, lowers, name, mode)?;
+                    self.path.pop();
+                }
+                // Where all is hidden, this is said below.
+                Name::Whiteout(_) | Name::LongWhiteout if mode == Lowers::Merged => {
+                    if let Some(hidden) = upper.hidden_by(name).context(STEP, &self.path)? {
+                        self.path.push(&hidden);
+                        self.whited_out(upper, lowers, &hidden)?;
+                        self.path.pop();
+                    }
+                }
+                Name::Whiteout(_) | Name::LongWhiteout | Name::Reserved => {}
+            }
         }
         if mode == Lowers::Hidden {
             self.hidden(upper, lowers)?;
@@ -81,14 +96,20 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn entry(
-        &mut self,
-        upper: &OwnedFd,
-        lowers: &[OwnedFd],
-        name: &CStr,
-        mode: Lowers,
-    ) -> Result<()> {
-        let stat = statat(upper, name, AtFlags::SYMLINK_NOFOLLOW).context(STEP, &self.path)?;
+    /// A name that is hidden by the one beside it, in the fallback form.
+    fn whited_out(&mut self, upper: &Layer, lowers: &[Layer], name: &OsStr) -> Result<()> {
+        let name = CString::new(name.as_bytes())
+            .map_err(|_| Error::system(STEP).at(&self.path).errno(Errno::INVAL))?;
+        let gone = upper.stat(&name).context(STEP, &self.path)?.is_none();
+        if gone && !matches!(self.below(lowers, &name)?, Below::Nothing) {
+            self.report(Change::Removed);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, upper: &Layer, lowers: &[Layer], name: &CStr, mode: Lowers) -> Result<()> {
+        let stat = upper.stat(name).context(STEP, &self.path)?;
+        let stat = stat.ok_or_else(|| Error::system(STEP).at(&self.path).errno(Errno::NOENT))?;
         let below = self.below(lowers, name)?;
         if is_whiteout(stat.st_mode, stat.st_rdev) {
             if !matches!(below, Below::Nothing) {
@@ -105,7 +126,7 @@ impl Walker<'_> {
             });
             return Ok(());
         }
-        let directory = open_directory(upper, name).context(STEP, &self.path)?;
+        let directory = upper.below(name).context(STEP, &self.path)?;
         match below {
             Below::Nothing => {
                 self.report(Change::Added);
@@ -117,10 +138,12 @@ impl Walker<'_> {
             }
             Below::Directories(fds, lower) => {
                 // Copied up for the sake of what is in it, unless its own attributes differ.
-                if self.differs(&directory, &stat, &lower) {
+                if self.differs(&directory.fd, &stat, &lower) {
                     self.report(Change::Changed);
                 }
-                let mode = if mode == Lowers::Hidden || self.is_opaque(&directory) {
+                let opaque = upper.is_opaque(name, &directory, self.opaque);
+                let opaque = opaque.context(STEP, &self.path)?;
+                let mode = if mode == Lowers::Hidden || opaque {
                     Lowers::Hidden
                 } else {
                     Lowers::Merged
@@ -131,15 +154,16 @@ impl Walker<'_> {
     }
 
     /// Reports what lower directories hold and the upper one, which hides them, doesn't.
-    fn hidden(&mut self, upper: &OwnedFd, lowers: &[OwnedFd]) -> Result<()> {
+    fn hidden(&mut self, upper: &Layer, lowers: &[Layer]) -> Result<()> {
         for (index, lower) in lowers.iter().enumerate() {
-            for entry in Dir::read_from(lower).context(STEP, &self.path)? {
+            for entry in Dir::read_from(&lower.fd).context(STEP, &self.path)? {
                 let entry = entry.context(STEP, &self.path)?;
                 let name = entry.file_name();
                 let above = &lowers[..index];
                 if is_dots(name)
-                    || exists(upper, name)
-                    || above.iter().any(|fd| exists(fd, name))
+                    || lower.read(name) != Name::Plain
+                    || upper.stat(name).is_ok_and(|stat| stat.is_some())
+                    || above.iter().any(|layer| layer.decides(name))
                     || matches!(self.below(&lowers[index..], name)?, Below::Nothing)
                 {
                     continue;
@@ -152,13 +176,14 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn below(&self, lowers: &[OwnedFd], name: &CStr) -> Result<Below> {
-        let mut directories: Option<(Vec<OwnedFd>, Stat)> = None;
+    fn below(&self, lowers: &[Layer], name: &CStr) -> Result<Below> {
+        let mut directories: Option<(Vec<Layer>, Stat)> = None;
         for lower in lowers {
-            let stat = match statat(lower, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(Error::system(STEP).at(&self.path).errno(errno)),
+            let hides = lower.hides(name).context(STEP, &self.path)?;
+            let stat = match lower.stat(name).context(STEP, &self.path)? {
+                Some(stat) => stat,
+                None if hides => break,
+                None => continue,
             };
             if is_whiteout(stat.st_mode, stat.st_rdev) {
                 break;
@@ -170,13 +195,14 @@ impl Walker<'_> {
                 break;
             }
             let (fds, _) = directories.get_or_insert_with(|| (Vec::new(), stat));
-            let fd = match open_directory(lower, name) {
+            let fd = match lower.below(name) {
                 Ok(fd) => fd,
                 // Whom it is closed to could change nothing in it either.
                 Err(Errno::ACCESS) => continue,
                 Err(errno) => return Err(Error::system(STEP).at(&self.path).errno(errno)),
             };
-            let last = self.is_opaque(&fd);
+            let last = lower.is_opaque(name, &fd, self.opaque);
+            let last = last.context(STEP, &self.path)?;
             fds.push(fd);
             if last {
                 break;
@@ -186,11 +212,6 @@ impl Walker<'_> {
             Some((fds, stat)) => Below::Directories(fds, stat),
             None => Below::Nothing,
         })
-    }
-
-    fn is_opaque(&self, directory: &OwnedFd) -> bool {
-        let mut value = [0; 2];
-        matches!(fgetxattr(directory, self.opaque, &mut value), Ok(1)) && value[..1] == *OPAQUE
     }
 
     fn differs(&self, directory: &OwnedFd, upper: &Stat, lower: &Stat) -> bool {
@@ -258,18 +279,6 @@ fn is_directory(stat: &Stat) -> bool {
 
 fn is_dots(name: &CStr) -> bool {
     name == c"." || name == c".."
-}
-
-fn exists(directory: &OwnedFd, name: &CStr) -> bool {
-    statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-fn open_directory<P: rustix::path::Arg>(
-    at: impl AsFd,
-    path: P,
-) -> std::result::Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(at, path, flags, Mode::empty())
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::format::Form;
 use crate::options::Options;
-use crate::probe::{self, Cause, FuseVerdict, IdsVerdict, Kernel, Outcome, Step, Verdict};
+use crate::probe::{
+    self, Cause, FuseVerdict, IdsVerdict, Kernel, Outcome, Step, UpperVerdict, Verdict,
+};
 use crate::{Error, Result};
 
 /// Tell whether the kernel's overlay works here, why not, and what to change
@@ -37,6 +40,7 @@ struct Report {
     remedy: Option<&'static str>,
     instead: Option<&'static str>,
     fuse: FuseVerdict,
+    upper: UpperVerdict,
     ids: IdsVerdict,
     kernel: Kernel,
 }
@@ -73,6 +77,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         remedy: told(Cause::remedy),
         instead: told(Cause::instead),
         fuse: probe::try_fuse()?,
+        upper: probe::look_at_upper(&near),
         ids: probe::look_for_ids(),
         kernel: Kernel::current(),
         native,
@@ -118,6 +123,10 @@ fn plain(report: &Report) -> String {
     out += "\nFUSE:\n";
     steps(&mut out, &report.fuse.steps);
     line(&mut out, format_args!("\n{}", fuse_in_words(&report.fuse)));
+    line(
+        &mut out,
+        format_args!("upper: {}", upper_in_words(&report.upper)),
+    );
     line(&mut out, format_args!("ids: {}", ids_in_words(&report.ids)));
     let kernel = &report.kernel;
     line(
@@ -141,6 +150,16 @@ fn fuse_in_words(fuse: &FuseVerdict) -> String {
             fuse.cause.map(Cause::words).unwrap_or_default(),
             fuse.remedy.unwrap_or_default()
         ),
+    }
+}
+
+fn upper_in_words(upper: &UpperVerdict) -> String {
+    match (upper.form, &upper.lacks) {
+        (Some(Form::Kernel), _) => "the server would write it in the kernel's form".to_owned(),
+        (Some(Form::Dotted), Some(lacks)) => {
+            format!("the server would write it in overfall's fallback form: {lacks}")
+        }
+        _ => "nothing can be written there".to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ mod forget;
 mod mount;
 mod run;
 mod umount;
+mod upgrade_layer;
 mod vagga;
 
 use std::io::Write;
@@ -39,6 +40,7 @@ enum Command {
     Umount(umount::Args),
     Forget(forget::Args),
     Check(check::Args),
+    UpgradeLayer(upgrade_layer::Args),
     Vagga(vagga::Args),
 }
 
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Umount(args) => umount::run(args),
         Command::Forget(args) => forget::run(args),
         Command::Check(args) => check::run(args),
+        Command::UpgradeLayer(args) => upgrade_layer::run(args),
         Command::Vagga(args) => vagga::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {

@@ -19,15 +19,13 @@ use log::info;
 use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags, chownat, flock,
-    makedev, mknodat, open, removexattr, setxattr,
-};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid, chownat, flock, open};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::namespaces::Standing;
+use crate::dotted;
 use crate::error::Context;
-use crate::format::WORK;
+use crate::format::{WORK, XattrNamespace};
 use crate::sys::{Errno, process};
 use crate::{Error, Result};
 
@@ -91,7 +89,14 @@ impl Scratch {
         info!("{}: in memory", directory.display());
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         match mount("tmpfs", &directory, "tmpfs", flags, Some(c"mode=700")) {
-            Ok(()) => Self::start(directory, End::Remove, standing),
+            Ok(()) => {
+                // Nor in memory: then on the disk, in the fallback form.
+                if !suits_an_upper(&directory, standing) {
+                    unmount(&directory, UnmountFlags::empty())
+                        .context("unmounting a temporary file system", &directory)?;
+                }
+                Self::start(directory, End::Remove, standing)
+            }
             Err(errno) => {
                 remove_empty(&directory);
                 Err(Error::system("mounting a temporary file system")
@@ -245,16 +250,14 @@ fn temporary_bases() -> impl Iterator<Item = PathBuf> {
 /// Whether an upper layer in `directory` can hold the overlay's attributes (tmpfs takes those of
 /// plain users only since Linux 6.6) and whiteouts (another overlay doesn't take them).
 fn suits_an_upper(directory: &Path, standing: Standing) -> bool {
-    let name = match standing {
-        Standing::Root => "trusted.overlay.overfall",
-        Standing::NamespaceRoot | Standing::Plain => "user.overlay.overfall",
+    let namespace = match standing {
+        Standing::Root => XattrNamespace::Trusted,
+        Standing::NamespaceRoot | Standing::Plain => XattrNamespace::User,
     };
-    let whiteout = directory.join("whiteout");
-    let kind = FileType::CharacterDevice;
-    setxattr(directory, name, b"", XattrFlags::empty()).is_ok()
-        && removexattr(directory, name).is_ok()
-        && mknodat(CWD, &whiteout, kind, Mode::empty(), makedev(0, 0)).is_ok()
-        && fs::remove_file(&whiteout).is_ok()
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(directory, flags, Mode::empty())
+        .and_then(|directory| dotted::lacks(directory.as_fd(), namespace))
+        .is_ok_and(|lack| lack.is_none())
 }
 
 fn remove_empty(directory: &Path) {

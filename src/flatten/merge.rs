@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
 
-use super::{look, names};
-use crate::format::{MAY_HOLD_XATTR_WHITEOUTS, OPAQUE, XattrNamespace, is_whiteout};
+use super::{Layer, look, names};
+use crate::format::dotted::{self, Name};
+use crate::format::{Form, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE, XattrNamespace, is_whiteout};
+use crate::sys::tree::open_below;
 use crate::sys::{Errno, xattr};
 
 /// What a name is. Layers are told by their index among those that were given.
@@ -36,16 +39,27 @@ enum Below {
 /// The names of a merged directory, sorted, so that whoever writes them does so in the same order
 /// each time. The calling thread must have a working directory of its own.
 pub(super) fn entries(
-    layers: &[OwnedFd],
+    layers: &[Layer],
     namespace: XattrNamespace,
 ) -> Result<Vec<(OsString, Found)>, Errno> {
     let mut all: BTreeMap<OsString, Said> = BTreeMap::new();
     for (index, layer) in layers.iter().enumerate() {
-        let dir = layer.as_fd();
+        let dir = layer.fd.as_fd();
         let last = index + 1 == layers.len();
         let mark = xattr::fget(dir, namespace.opaque()).ok();
         let attribute_whiteouts = mark.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS);
+        let mut hidden = Vec::new();
         for name in names(dir)? {
+            if layer.form == Form::Dotted {
+                match dotted::read(&name) {
+                    Name::Plain => {}
+                    Name::Whiteout(_) | Name::LongWhiteout => {
+                        hidden.extend(crate::dotted::hidden_by(dir, &name)?);
+                        continue;
+                    }
+                    Name::Reserved => continue,
+                }
+            }
             let said = all.get_mut(&name);
             if matches!(
                 said,
@@ -57,7 +71,7 @@ pub(super) fn entries(
             let hides = is_whiteout(stat.st_mode, stat.st_rdev)
                 || attribute_whiteouts && is_attribute_whiteout(dir, &name, &stat, namespace);
             let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let below = || match last || !is_opaque(dir, &name, namespace) {
+            let below = || match last || !is_opaque(layer, &name, namespace) {
                 true => Below::Counts,
                 false => Below::IsHidden,
             };
@@ -82,6 +96,13 @@ pub(super) fn entries(
                 }
             }
         }
+        // After the layer's own objects, which they don't hide.
+        for name in hidden {
+            match all.entry(name).or_insert(Said::Hidden) {
+                Said::Directory(_, open) => *open = Below::IsHidden,
+                Said::Hidden | Said::Leaf(..) => {}
+            }
+        }
     }
     let shown = all.into_iter().filter_map(|(name, said)| match said {
         Said::Hidden => None,
@@ -91,8 +112,19 @@ pub(super) fn entries(
     Ok(shown.collect())
 }
 
-fn is_opaque(dir: BorrowedFd<'_>, name: &OsStr, namespace: XattrNamespace) -> bool {
-    xattr::get_optional(dir, name, namespace.opaque()).as_deref() == Some(OPAQUE)
+fn is_opaque(layer: &Layer, name: &OsStr, namespace: XattrNamespace) -> bool {
+    let dir = layer.fd.as_fd();
+    match layer.form {
+        Form::Kernel => {
+            xattr::get_optional(dir, name, namespace.opaque()).as_deref() == Some(OPAQUE)
+        }
+        // What can't be looked into can't be merged either.
+        Form::Dotted => {
+            open_below(dir, Path::new(name))
+                .is_ok_and(|inner| crate::dotted::is_opaque(inner.as_fd()).unwrap_or(false))
+                || crate::dotted::hides(dir, name).unwrap_or(false)
+        }
+    }
 }
 
 fn is_attribute_whiteout(

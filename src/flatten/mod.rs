@@ -15,15 +15,17 @@ mod object;
 use std::ffi::{OsStr, OsString};
 use std::ops::AddAssign;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::dotted::{self, Marked};
 use crate::error::Context;
-use crate::format::XattrNamespace;
+use crate::format::{Form, XattrNamespace};
 use crate::sys::Errno;
+use crate::sys::tree::open_below;
 use crate::{Error, Result};
 pub(crate) use like::make_like;
 use merge::Found;
@@ -97,7 +99,7 @@ impl Flatten<'_> {
 
     /// How many bytes are in the regular files of the merged tree, without writing anything.
     /// Stops at the first thing that can't be read: writing will say what is wrong.
-    fn measure(&self, roots: &[OwnedFd]) -> u64 {
+    fn measure(&self, roots: &[Layer]) -> u64 {
         let mut bytes = 0;
         let mut todo = vec![self.top()];
         while let Some(directory) = todo.pop() {
@@ -128,7 +130,7 @@ impl Flatten<'_> {
         let roots = self
             .layers
             .iter()
-            .map(|path| open_layer(path).context(self.step, path))
+            .map(|path| Layer::open(path).context(self.step, path))
             .collect::<Result<Vec<_>>>()?;
         let dest = open_directory(self.dest).context(self.step, self.dest)?;
         let mut writer = Writer::new(self.step, self.namespace, self.owner, &dest);
@@ -149,7 +151,7 @@ impl Flatten<'_> {
                 match found {
                     Found::Leaf { at, stat } => {
                         meter.at(writer.totals().bytes, || self.measure(&roots));
-                        writer.leaf(fds[at].as_fd(), here.as_fd(), &path, &name, &stat)?;
+                        writer.leaf(fds[at].fd.as_fd(), here.as_fd(), &path, &name, &stat)?;
                     }
                     Found::Directory { at } => {
                         writer.directory(here.as_fd(), &path, &name)?;
@@ -162,7 +164,8 @@ impl Flatten<'_> {
         }
         for (path, layer) in directories.iter().rev() {
             let to = open_below(&dest, path).context(self.step, self.dest.join(path))?;
-            let from = open_below(&roots[*layer], path).context(self.step, self.dest.join(path))?;
+            let from =
+                open_below(&roots[*layer].fd, path).context(self.step, self.dest.join(path))?;
             writer.finish_directory(from.as_fd(), to.as_fd(), path)?;
         }
         meter.done();
@@ -176,10 +179,15 @@ impl Flatten<'_> {
         }
     }
 
-    fn open_all(&self, roots: &[OwnedFd], directory: &Merged) -> Result<Vec<OwnedFd>, Errno> {
-        let layers = directory.layers.iter();
+    fn open_all(&self, roots: &[Layer], directory: &Merged) -> Result<Vec<Layer>, Errno> {
+        let layers = directory.layers.iter().map(|&layer| &roots[layer]);
         layers
-            .map(|&layer| open_below(&roots[layer], &directory.path))
+            .map(|layer| {
+                Ok(Layer {
+                    fd: open_below(&layer.fd, &directory.path)?,
+                    form: layer.form,
+                })
+            })
             .collect()
     }
 }
@@ -191,6 +199,26 @@ impl Merged {
             path: self.path.join(name),
             layers: at.iter().map(|&index| self.layers[index]).collect(),
         }
+    }
+}
+
+/// A directory of a layer.
+#[derive(Debug)]
+struct Layer {
+    fd: OwnedFd,
+    form: Form,
+}
+
+impl Layer {
+    fn open(path: &Path) -> Result<Self, Errno> {
+        let fd = open_layer(path)?;
+        let form = match dotted::marked(fd.as_fd())? {
+            Marked::No => Form::Kernel,
+            Marked::Dotted => Form::Dotted,
+            // On its way to the other, and in neither.
+            Marked::Upgrading => return Err(Errno::BUSY),
+        };
+        Ok(Self { fd, form })
     }
 }
 
@@ -208,29 +236,6 @@ fn open_layer(path: &Path) -> Result<OwnedFd, Errno> {
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty())
-}
-
-/// Opens the directory `path` below `root`, following no link.
-fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
-    if path.as_os_str().is_empty() {
-        return openat(root, ".", DIRECTORY, Mode::empty());
-    }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    match openat2(&root, path, DIRECTORY, Mode::empty(), resolve) {
-        // An old kernel, a filter that doesn't know the call, a path longer than a page.
-        Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => step_by_step(root, path),
-        result => result,
-    }
-}
-
-fn step_by_step(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let mut here = openat(root, ".", DIRECTORY, Mode::empty())?;
-    for part in path.components() {
-        if let Component::Normal(name) = part {
-            here = openat(&here, name, DIRECTORY, Mode::empty())?;
-        }
-    }
-    Ok(here)
 }
 
 /// What is at a name, links not followed.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{XattrFlags, lgetxattr, setxattr};
 
 use super::*;
+use crate::format::dotted;
 
 /// Layers `0`, `1`, … (the topmost first) and a place for the result.
 struct Bed {
@@ -154,6 +155,64 @@ fn whiteouts_as_attributes_hide_where_they_may_be() {
     assert_eq!(
         bed.paths(),
         ["marked", "marked/there", "unmarked", "unmarked/stays"]
+    );
+}
+
+#[test]
+fn a_layer_in_the_fallback_form_hides_by_names() {
+    let long = "n".repeat(255);
+    let bed = Bed::of(&[
+        &|top| {
+            let top_fd = File::open(top).unwrap();
+            for name in ["gone", "replaced", "closed", &long] {
+                crate::dotted::hide(top_fd.as_fd(), OsStr::new(name)).unwrap();
+            }
+            file(top, dotted::MARK, "user\n");
+            file(top, "replaced", "top");
+            file(top, "closed/top", "");
+            file(top, "opaque/top", "");
+            file(top, "merged/top", "");
+            crate::dotted::make_opaque(&top_fd, OsStr::new("opaque")).unwrap();
+        },
+        &|middle| {
+            for path in [
+                "gone",
+                "replaced",
+                "closed/middle",
+                "opaque/middle",
+                "merged/middle",
+            ] {
+                file(middle, path, "middle");
+            }
+            // In the kernel's form a name like any other.
+            file(middle, ".wh.merged", "");
+            file(middle, &long, "");
+        },
+        &|bottom| {
+            for path in ["gone", "closed/bottom", "opaque/bottom", "merged/bottom"] {
+                file(bottom, path, "bottom");
+            }
+        },
+    ]);
+    bed.write().unwrap();
+    assert_eq!(
+        bed.paths(),
+        [
+            ".wh.merged",
+            "closed",
+            "closed/top",
+            "merged",
+            "merged/bottom",
+            "merged/middle",
+            "merged/top",
+            "opaque",
+            "opaque/top",
+            "replaced",
+        ]
+    );
+    assert_eq!(
+        fs::read_to_string(bed.dest().join("replaced")).unwrap(),
+        "top"
     );
 }
 

@@ -3,6 +3,7 @@
 //! Source: `Documentation/filesystems/overlayfs.rst` and `fs/overlayfs` of the Linux kernel.
 
 pub mod acl;
+pub mod dotted;
 pub mod index;
 pub mod metacopy;
 pub mod origin;
@@ -11,6 +12,7 @@ pub mod protattr;
 pub mod redirect;
 mod xattr;
 
+pub use dotted::Form;
 pub(crate) use xattr::is_guard;
 pub use xattr::{Visible, XattrNamespace};
 

@@ -17,6 +17,7 @@ mod real;
 mod space;
 mod synthetic;
 mod trial;
+mod upper;
 mod verdict;
 
 pub(crate) use attempt::{Refusal, attempt};
@@ -27,4 +28,5 @@ pub use ids::{IdsVerdict, look_for_ids};
 pub use machine::Kernel;
 pub use trial::trial;
 pub(crate) use trial::trial_in;
+pub use upper::{UpperVerdict, look_at_upper};
 pub use verdict::{Outcome, Step, Verdict};

@@ -5,8 +5,9 @@ use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom};
 
 use super::Errno;
 
@@ -50,6 +51,29 @@ pub fn for_each(
         }
     }
     Ok(())
+}
+
+/// Opens the directory `path` below `root`, following no link.
+pub fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    if path.as_os_str().is_empty() {
+        return rustix::fs::openat(root, ".", DIR_FLAGS, Mode::empty());
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(&root, path, DIR_FLAGS, Mode::empty(), resolve) {
+        // An old kernel, a filter that doesn't know the call, a path longer than a page.
+        Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => step_by_step(root, path),
+        result => result,
+    }
+}
+
+fn step_by_step(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let mut here = rustix::fs::openat(root, ".", DIR_FLAGS, Mode::empty())?;
+    for part in path.components() {
+        if let Component::Normal(name) = part {
+            here = rustix::fs::openat(&here, name, DIR_FLAGS, Mode::empty())?;
+        }
+    }
+    Ok(here)
 }
 
 /// Removes `name` in `dir` with all that is in it. A name that isn't there is fine.

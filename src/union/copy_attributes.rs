@@ -162,7 +162,13 @@ impl Union {
     ) -> Outcome<()> {
         let spot = copy_spot(copy);
         if owner == Owner::ToBeRecorded {
-            self.write_record(&spot, shown)?;
+            match self.write_record(&spot, shown) {
+                // Without attributes an owner is lost; what an object is must not be.
+                Err(fault) if fault.errno == Errno::PERM && is_itself(shown.kind) => {
+                    log::debug!("copy-up: {fault}");
+                }
+                recorded => recorded?,
+            }
         }
         if shown.kind == FileKind::Symlink {
             return Ok(());
@@ -172,7 +178,7 @@ impl Union {
     }
 
     /// An empty directory in the work directory that hides what is below, with all that an upper
-    /// one has.
+    /// one has. In the fallback form it is really empty, and hides nothing by itself.
     pub(super) fn empty_twin(&self, node: &Arc<Node>) -> Outcome<Temp<'_>> {
         let work = self.work()?;
         let spot = self.spot(node)?;
@@ -183,8 +189,10 @@ impl Union {
         let copy = make_dir(work)?;
         let owner = self.give_owner(work, &copy, &shown)?;
         self.copy_xattrs(work, &spot, &copy)?;
-        self.mark_opaque(work.as_fd(), copy.temp.name())
-            .map_err(|errno| work.fault("marking opaque", errno))?;
+        if !self.is_dotted() {
+            self.mark_opaque(work.as_fd(), copy.temp.name())
+                .map_err(|errno| work.fault("marking opaque", errno))?;
+        }
         self.give_mode(work, &copy, &shown, owner)?;
         copy_spot(&copy)
             .set_times(&times_of(&stat))
@@ -192,14 +200,24 @@ impl Union {
         Ok(copy.temp)
     }
 
-    /// Writes what an object should look like where it can't.
+    /// Writes what an object should look like where it can't. `EPERM` where the upper's file system
+    /// has no attributes to write it in.
     pub(super) fn write_record(&self, spot: &Spot, shown: &Attr) -> Outcome<()> {
         let value = owners::record_of(shown).format();
         let name = OsStr::new(override_stat::NAME);
         match spot.set_xattr(name, &value, XattrFlags::empty()) {
             // A link's or fifo's owner can't be recorded: it is shown as the server's.
-            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            Ok(()) | Err(Errno::PERM) => Ok(()),
+            Err(Errno::OPNOTSUPP) => Err(spot.fault("recording an owner", Errno::PERM)),
             Err(errno) => Err(spot.fault("recording an owner", errno)),
         }
     }
+}
+
+/// Whether an object of this kind is one on the disk, too: nothing stands in for it.
+fn is_itself(kind: FileKind) -> bool {
+    matches!(
+        kind,
+        FileKind::Regular | FileKind::Directory | FileKind::Symlink
+    )
 }

@@ -22,6 +22,7 @@ use super::table::Key;
 use super::types::{Attr, Fault, FileKind};
 use super::work::{Durability, Temp, Work};
 use super::{Outcome, Union};
+use crate::dotted;
 use crate::format::index::Links;
 use crate::format::{self, IMPURE, metacopy};
 use crate::sys::times::times_of;
@@ -164,6 +165,11 @@ impl Union {
         let _only_one = node.copy_up.lock();
         if node.is_upper() {
             return Ok(());
+        }
+        if self.is_dotted()
+            && let Some(link) = &node.state.read().link
+        {
+            self.refuse_reserved(&link.name)?;
         }
         let spot = self.spot(node)?;
         let stat = spot.stat()?;
@@ -462,6 +468,9 @@ impl Union {
 
     /// Marks a directory (a name in `dir`) as one that hides the lower ones.
     pub(super) fn mark_opaque(&self, dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+        if self.is_dotted() {
+            return dotted::make_opaque(dir, name);
+        }
         let attr = self.namespace.opaque();
         xattr::set(dir.as_fd(), name, attr, format::OPAQUE, XattrFlags::empty())
     }

@@ -15,7 +15,7 @@ use super::spot::Spot;
 use crate::error::Context;
 use crate::format::index::{Links, origin_of};
 use crate::format::origin::Origin;
-use crate::format::{INDEX, XattrNamespace, is_whiteout};
+use crate::format::{Form, INDEX, XattrNamespace, is_whiteout};
 use crate::options::Options;
 use crate::sys::{Errno, tree, xattr};
 use crate::{Error, Result};
@@ -66,7 +66,8 @@ impl Belongings<'_> {
             rustix::fs::openat(self.work, INDEX, flags, Mode::empty()).context(STEP, &path)?;
         self.prove(dir.as_fd(), self.namespace.upper(), &upper)
             .map_err(|errno| foreign(&path, errno, "another upper layer"))?;
-        let dir = RealDir::root(ground, LayerIndex::Upper, dir).context(STEP, &path)?;
+        let dir =
+            RealDir::root(ground, LayerIndex::Upper, Form::Kernel, dir).context(STEP, &path)?;
         self.sweep(&dir, &path)?;
         Ok(Index::new(dir))
     }

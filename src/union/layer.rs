@@ -14,7 +14,9 @@ use super::descriptors::{Access, Descriptors, OpenFile, Slot};
 use super::locks::{OrderedRwLock, Rank};
 use super::number::{FsIndex, Numbers};
 use super::types::{Fault, Place};
-use crate::format::IMPURE;
+use crate::dotted;
+use crate::format::dotted::{Name, read};
+use crate::format::{Form, IMPURE, OPAQUE};
 use crate::sys::{Errno, xattr};
 
 /// A layer's position: the upper, or a lower counted from the top.
@@ -78,6 +80,7 @@ const IS_IMPURE: u8 = 2;
 pub(crate) struct RealDir {
     ground: Arc<Ground>,
     pub(crate) layer: LayerIndex,
+    pub(crate) form: Form,
     pub(crate) id: RealId,
     slot: Slot,
     /// Whether it is marked impure; asked once.
@@ -100,13 +103,14 @@ impl RealDir {
     pub(crate) fn root(
         ground: &Arc<Ground>,
         layer: LayerIndex,
+        form: Form,
         fd: OwnedFd,
     ) -> Result<Arc<Self>, Errno> {
         let stat = rustix::fs::fstat(&fd)?;
         let id = ground.real_id(&stat);
         Ok(Self::new(
             ground,
-            layer,
+            (layer, form),
             id,
             Position::Held(OpenFile::new(fd, Access::Read)),
         ))
@@ -118,15 +122,21 @@ impl RealDir {
             parent: self.clone(),
             name: name.into(),
         };
-        Self::new(&self.ground, self.layer, id, position)
+        Self::new(&self.ground, (self.layer, self.form), id, position)
     }
 
-    fn new(ground: &Arc<Ground>, layer: LayerIndex, id: RealId, position: Position) -> Arc<Self> {
+    fn new(
+        ground: &Arc<Ground>,
+        (layer, form): (LayerIndex, Form),
+        id: RealId,
+        position: Position,
+    ) -> Arc<Self> {
         let position = OrderedRwLock::new(Rank::Place, position);
         let slot = ground.descriptors.slot();
         Arc::new(Self {
             ground: ground.clone(),
             layer,
+            form,
             id,
             slot,
             impure: AtomicU8::new(UNKNOWN),
@@ -209,6 +219,9 @@ impl RealDir {
 
     /// Stats `name`; `None` when it isn't there.
     pub(crate) fn stat(&self, name: &OsStr) -> Result<Option<Stat>, Fault> {
+        if self.form == Form::Dotted && read(name) != Name::Plain {
+            return Ok(None);
+        }
         let result = match self.beneath_target(name) {
             Some(target) => rustix::fs::fstat(&target.beneath),
             None => {
@@ -222,6 +235,46 @@ impl RealDir {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(self.fault("stat", name, errno)),
         }
+    }
+
+    /// Whether a name beside `name` hides that of the layers below: in the fallback form, where it
+    /// says nothing about an object in this layer.
+    pub(crate) fn hides(&self, name: &OsStr) -> Result<bool, Fault> {
+        if self.form == Form::Kernel {
+            return Ok(false);
+        }
+        let dir = self.open()?;
+        dotted::hides(dir.as_fd(), name).map_err(|errno| self.fault("stat", name, errno))
+    }
+
+    /// What the directory `name`, which is open, says of the layers below: the value of `opaque`
+    /// (`attr`).
+    pub(crate) fn opaque(
+        &self,
+        name: &OsStr,
+        file: &OpenFile,
+        attr: &OsStr,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        if self.form == Form::Kernel {
+            return Ok(xattr::fget(file.as_fd(), attr).ok());
+        }
+        let opaque = match dotted::is_opaque(file.as_fd()) {
+            // As an attribute that can't be read: what is in there can't be shown either.
+            Err(Errno::ACCESS) => false,
+            opaque => {
+                opaque.map_err(|errno| self.fault("looking into a directory", name, errno))?
+            }
+        };
+        Ok((opaque || self.hides(name)?).then(|| OPAQUE.to_vec()))
+    }
+
+    /// As [`RealDir::opaque`] for a directory that isn't open: whether it hides those below.
+    pub(crate) fn is_opaque(&self, name: &OsStr, attr: &OsStr) -> Result<bool, Fault> {
+        let value = match self.form {
+            Form::Kernel => self.xattr(name, attr)?,
+            Form::Dotted => self.opaque(name, &*self.open_child_dir(name)?, attr)?,
+        };
+        Ok(value.as_deref() == Some(OPAQUE))
     }
 
     fn beneath_target(&self, name: &OsStr) -> Option<&Target> {

@@ -21,7 +21,9 @@ use super::lookup::Found;
 use super::node::{DirPart, Node};
 use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId, Place};
 use super::{DirNode, Outcome, Union};
-use crate::format::{MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
+use crate::dotted;
+use crate::format::dotted::{Name, read};
+use crate::format::{Form, MAY_HOLD_XATTR_WHITEOUTS};
 use crate::sys::{Errno, tree};
 
 /// Positions of `.` and `..`; names come behind them.
@@ -340,7 +342,7 @@ impl Union {
                 Err(fault) => return Err(fault),
             };
             let slot = index.checked_sub(usize::from(dir.upper.get().is_some()));
-            for (name, file_type, ino) in names {
+            for (name, file_type, ino) in names.objects {
                 if let (Some(lower_names), Some(slot)) = (&mut lower_names, slot) {
                     lower_names.add(&name, slot as u16);
                 }
@@ -364,6 +366,13 @@ impl Union {
                 };
                 let name = name.into_boxed_os_str();
                 listing.names.insert(at, Listed { name, kind, ino });
+            }
+            // After the objects, which they don't hide in their own layer.
+            for name in names.hidden {
+                if let (Some(lower_names), Some(slot)) = (&mut lower_names, slot) {
+                    lower_names.add(&name, slot as u16);
+                }
+                decided.insert(name);
             }
         }
         if let Some(lower_names) = lower_names {
@@ -449,7 +458,7 @@ impl Union {
             return self.upper_ino(real, name, id, kind);
         }
         // A merged directory has the number of its top lower one.
-        if real.xattr(name, self.namespace.opaque())?.as_deref() == Some(OPAQUE) {
+        if real.is_opaque(name, self.namespace.opaque())? {
             return self.upper_ino(real, name, id, kind);
         }
         for lower in below {
@@ -467,7 +476,16 @@ impl Union {
 }
 
 /// All names of one real directory.
-pub(super) fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)>> {
+#[derive(Debug, Default)]
+pub(super) struct RealNames {
+    /// What is there; in the kernel's form, whiteouts too.
+    pub(super) objects: Vec<(OsString, FileType, u64)>,
+    /// In the fallback form: names that are hidden of the layers below.
+    pub(super) hidden: Vec<OsString>,
+}
+
+/// Reads all names of one real directory.
+pub(super) fn read_real(real: &RealDir) -> Outcome<RealNames> {
     let fault = |errno| real.fault("reading a directory", OsStr::new("."), errno);
     let dir = real.open()?;
     if dir.access() == Access::Path {
@@ -476,9 +494,26 @@ pub(super) fn read_real(real: &RealDir) -> Outcome<Vec<(OsString, FileType, u64)
     // A description of its own: others may be reading the directory, too.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = rustix::fs::openat(dir.as_fd(), ".", flags, Mode::empty()).map_err(fault)?;
-    let mut names = Vec::new();
+    let mut names = RealNames::default();
     tree::for_each(own.as_fd(), |name, file_type, ino| {
-        names.push((name.to_os_string(), file_type, ino));
+        match real.form {
+            Form::Kernel => {}
+            Form::Dotted => match read(name) {
+                Name::Plain => {}
+                Name::Whiteout(hidden) => {
+                    if matches!(file_type, FileType::RegularFile | FileType::Unknown) {
+                        names.hidden.push(hidden.to_os_string());
+                    }
+                    return;
+                }
+                Name::LongWhiteout => {
+                    let hidden = dotted::hidden_by(own.as_fd(), name);
+                    return names.hidden.extend(hidden.ok().flatten());
+                }
+                Name::Reserved => return,
+            },
+        }
+        names.objects.push((name.to_os_string(), file_type, ino));
     })
     .map_err(fault)?;
     Ok(names)

@@ -103,9 +103,16 @@ impl Union {
 
     fn find_plain(&self, dir: &DirPart, name: &OsStr) -> Outcome<Option<Found>> {
         let mut upper = None;
-        if let Some(real) = dir.upper.get()
-            && let Some(stat) = real.stat(name)?
+        let stat = match dir.upper.get() {
+            Some(real) => real.stat(name)?,
+            None => None,
+        };
+        if let (Some(real), None) = (dir.upper.get(), &stat)
+            && real.hides(name)?
         {
+            return Ok(None);
+        }
+        if let (Some(real), Some(stat)) = (dir.upper.get(), stat) {
             if self.is_whiteout(real, name, &stat)? {
                 return Ok(None);
             }
@@ -203,6 +210,7 @@ impl Union {
             }
             let stat = match real.stat(name) {
                 Ok(Some(stat)) => stat,
+                Ok(None) if real.hides(name)? => return Ok(None),
                 Ok(None) => continue,
                 // What is in there is nobody's business, but a fake root may put its own beside.
                 Err(fault) if fault.errno == Errno::ACCESS && self.owners.records() => continue,
@@ -251,7 +259,8 @@ impl Union {
             Err(fault) => return Err(fault),
         };
         let attr = |attr| xattr::fget(file.as_fd(), attr).ok();
-        match (attr(self.namespace.opaque()).as_deref(), real.layer) {
+        let opaque = real.opaque(name, &file, self.namespace.opaque())?;
+        match (opaque.as_deref(), real.layer) {
             (Some(OPAQUE), _) => return Ok(Merge::Stops(Some(file))),
             (Some(MAY_HOLD_XATTR_WHITEOUTS), LayerIndex::Lower(layer)) => {
                 self.xattr_whiteouts[usize::from(layer)].store(true, Ordering::Relaxed);

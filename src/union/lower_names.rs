@@ -122,8 +122,10 @@ impl Union {
             return Ok(());
         };
         for (slot, lower) in dir.lowers.iter().enumerate() {
-            for (name, ..) in read_real(lower)? {
-                names.add(&name, slot as u16);
+            let found = read_real(lower)?;
+            let objects = found.objects.iter().map(|(name, ..)| name);
+            for name in objects.chain(&found.hidden) {
+                names.add(name, slot as u16);
             }
         }
         self.keep_lower_names(dir, names);

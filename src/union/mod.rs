@@ -10,9 +10,11 @@ mod aliases;
 mod copy_attributes;
 pub(crate) mod copy_data;
 mod copy_up;
+mod decide;
 mod descriptors;
 mod enter;
 mod forget;
+mod hiding;
 mod index;
 mod index_open;
 mod layer;
@@ -43,8 +45,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::Stat;
 
-use crate::format::XattrNamespace;
 use crate::format::override_stat::{self, OverrideStat};
+use crate::format::{Form, XattrNamespace};
 use crate::sys::{Errno, memory};
 use aliases::Aliases;
 use index::Index;
@@ -79,6 +81,8 @@ pub struct Union {
     /// Present for a writable mount.
     work: Option<Work>,
     namespace: XattrNamespace,
+    /// The upper layer's.
+    form: Form,
     owners: OwnerPolicy,
     /// For each lower layer: whether a directory of it said that it may hold xattr-whiteouts.
     xattr_whiteouts: Vec<AtomicBool>,

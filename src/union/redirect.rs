@@ -404,7 +404,10 @@ impl<'n> Search<'n> {
         }
         let stat = match base.stat(name) {
             Ok(Some(stat)) => stat,
-            Ok(None) => return Ok(None),
+            Ok(None) => {
+                self.stop |= base.hides(name)?;
+                return Ok(None);
+            }
             // What is in there is nobody's business, but a fake root may put its own beside.
             Err(fault)
                 if fault.errno == Errno::ACCESS
@@ -455,7 +458,7 @@ impl<'n> Search<'n> {
         let Some(file) = &hit.opened else {
             return Ok(Some(hit));
         };
-        let opaque = xattr::fget(file.as_fd(), union.namespace.opaque()).ok();
+        let opaque = base.opaque(name, file, union.namespace.opaque())?;
         match (opaque.as_deref(), base.layer) {
             (Some(OPAQUE), _) => {
                 self.stop = true;

@@ -11,6 +11,7 @@ use rustix::mount::OpenTreeFlags;
 use rustix::process::Resource;
 
 use super::aliases::Aliases;
+use super::decide;
 use super::descriptors::Descriptors;
 use super::index_open::Belongings;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
@@ -26,7 +27,7 @@ use super::watch::Watcher;
 use super::work::{self, Durability, Work};
 use super::{Outcome, Union};
 use crate::error::Context;
-use crate::format::{INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
+use crate::format::{Form, INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
 use crate::options::{Fsync, Options, Switch, Timeout, Uuid};
 use crate::sys::privilege::{Privilege, in_first_namespace};
 use crate::sys::{Errno, random, tree, xattr};
@@ -99,12 +100,14 @@ impl Union {
             let may = marked.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS);
             xattr_whiteouts.push(AtomicBool::new(may));
             let layer = LayerIndex::Lower(index as u16);
-            let dir = RealDir::root(&ground, layer, fd).context("stat of a lower layer", path)?;
+            let form = decide::form_of_lower(&fd, path)?;
+            let dir =
+                RealDir::root(&ground, layer, form, fd).context("stat of a lower layer", path)?;
             lower_dirs.push(dir);
         }
         let data_dirs = lower_dirs.split_off(options.lower.len());
-        let (upper_dir, work) = match upper {
-            None => (None, None),
+        let (upper_dir, work, form) = match upper {
+            None => (None, None, Form::Kernel),
             Some((upper, base, work_path)) => {
                 let upper_path = options.upper.as_deref().unwrap_or(work_path);
                 work::lock(&upper, upper_path)?;
@@ -117,15 +120,21 @@ impl Union {
                     Fsync::Volatile => Durability::Volatile,
                 };
                 let work = Work::open(&ground, work_path, base, durability)?;
-                prove(&work, work_path, namespace)?;
+                let form = decide::form_of_upper(
+                    (&upper, upper_path),
+                    (&work, work_path),
+                    namespace,
+                    options,
+                )?;
                 if options.uuid == Some(Uuid::On) {
                     give_uuid(&upper, namespace)
                         .context("giving the upper layer an identity", upper_path)?;
                 }
-                let dir = RealDir::root(&ground, LayerIndex::Upper, upper);
+                let dir = RealDir::root(&ground, LayerIndex::Upper, form, upper);
                 (
                     Some(dir.context("stat of the upper layer", upper_path)?),
                     Some(work),
+                    form,
                 )
             }
         };
@@ -180,6 +189,7 @@ impl Union {
             listings: Listings::new(options.tuning.timeout.duration()),
             work,
             namespace,
+            form,
             owners: OwnerPolicy::new(setup.owners, options.upper.is_some().then_some(device)),
             xattr_whiteouts,
             origins,
@@ -309,45 +319,6 @@ fn refuse_indexed(
     match xattr::fget(upper.as_fd(), namespace.origin()) {
         Ok(value) if !value.is_empty() => Err(Error::usage(STEP).at(path).because(WHY)),
         _ => Ok(()),
-    }
-}
-
-/// Proves that this upper can hold what the format needs, before anything is changed in it.
-fn prove(work: &Work, path: &Path, namespace: XattrNamespace) -> Result<()> {
-    const STEP: &str = "trying the upper's file system";
-    let temp = work
-        .temp()
-        .map_err(|fault| Error::system(STEP).at(path).errno(fault.errno))?;
-    let made = rustix::fs::mkdirat(work.as_fd(), temp.name(), Mode::RWXU);
-    made.context(STEP, path)?;
-    let marked = temp
-        .spot()
-        .set_xattr(namespace.opaque(), b"0", XattrFlags::empty());
-    marked.map_err(|errno| {
-        Error::system(STEP)
-            .at(path)
-            .errno(errno)
-            .because("it can't hold the overlay's attributes (no user.* attributes?)")
-            .remedy("put upperdir and workdir on another file system, such as ext4, xfs or btrfs")
-    })?;
-    drop(temp);
-    let whiteout = work.whiteout().map_err(|fault| {
-        Error::system(STEP)
-            .at(path)
-            .errno(fault.errno)
-            .because("it can't hold whiteouts (0:0 devices without privilege need Linux 5.8)")
-            .remedy("run as root, or put upperdir and workdir on another file system")
-    })?;
-    drop(whiteout);
-    let missing = OsStr::new("missing");
-    let exchange = rustix::fs::RenameFlags::EXCHANGE;
-    match rustix::fs::renameat_with(work.as_fd(), missing, work.as_fd(), missing, exchange) {
-        Err(Errno::NOENT) | Ok(()) => Ok(()),
-        Err(errno) => Err(Error::system(STEP)
-            .at(path)
-            .errno(errno)
-            .because("it can't exchange two names (renameat2)")
-            .remedy("put upperdir and workdir on another file system, such as ext4, xfs or btrfs")),
     }
 }
 

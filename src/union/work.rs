@@ -12,8 +12,9 @@ use super::layer::{Ground, LayerIndex, RealDir};
 use super::locks::{OrderedMutex, Rank};
 use super::spot::Spot;
 use super::types::{Fault, Place};
+use crate::dotted::Guard;
 use crate::error::Context;
-use crate::format::{INCOMPAT, WORK};
+use crate::format::{Form, INCOMPAT, WORK};
 use crate::sys::{self, Errno, from_io, random, tree};
 use crate::{Error, Result};
 
@@ -68,7 +69,8 @@ impl Work {
     ) -> Result<Self> {
         const STEP: &str = "preparing the work directory";
         lock(&base, path)?;
-        if let Some(feature) = first_incompat(&base).context(STEP, path.join(WORK))? {
+        let guard = Guard::of(base.as_fd()).context(STEP, path.join(WORK))?;
+        if let Guard::Other(feature) = guard {
             let error = Error::usage(STEP)
                 .at(path.join(WORK).join(INCOMPAT).join(&feature))
                 .because("the upper has a feature that forbids mounting it again");
@@ -81,9 +83,14 @@ impl Work {
                 error
             });
         }
-        tree::remove(base.as_fd(), OsStr::new(WORK)).context(STEP, path.join(WORK))?;
-        let made = rustix::fs::mkdirat(&base, WORK, Mode::RWXU);
-        made.context(STEP, path.join(WORK))?;
+        if guard == Guard::Dotted {
+            // Never without it, however this ends.
+            Guard::sweep_around(base.as_fd()).context(STEP, path.join(WORK))?;
+        } else {
+            tree::remove(base.as_fd(), OsStr::new(WORK)).context(STEP, path.join(WORK))?;
+            let made = rustix::fs::mkdirat(&base, WORK, Mode::RWXU);
+            made.context(STEP, path.join(WORK))?;
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(&base, WORK, flags, Mode::empty()).context(STEP, path.join(WORK))?;
@@ -91,7 +98,8 @@ impl Work {
             .try_clone()
             .map_err(|error| from_io(&error))
             .context(STEP, path)?;
-        let dir = RealDir::root(ground, LayerIndex::Upper, held).context(STEP, path)?;
+        let dir =
+            RealDir::root(ground, LayerIndex::Upper, Form::Kernel, held).context(STEP, path)?;
         let work = Self {
             base,
             dir,
@@ -110,7 +118,11 @@ impl Work {
 
     fn mark_volatile(&self) -> Result<(), Errno> {
         let dir = rustix::fs::Mode::RWXU;
-        rustix::fs::mkdirat(&self.fd, INCOMPAT, dir)?;
+        match rustix::fs::mkdirat(&self.fd, INCOMPAT, dir) {
+            // Of the fallback form.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
         rustix::fs::mkdirat(&self.fd, "incompat/volatile", dir)?;
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
         rustix::fs::openat(&self.fd, "incompat/volatile/dirty", flags, Mode::RUSR)?;
@@ -294,9 +306,4 @@ pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
             .at(path)
             .errno(errno)),
     }
-}
-
-fn first_incompat(base: &OwnedFd) -> Result<Option<OsString>, Errno> {
-    let path = Path::new(WORK).join(INCOMPAT);
-    Ok(tree::list(base.as_fd(), path.as_os_str())?.and_then(|names| names.into_iter().next()))
 }

@@ -1,9 +1,10 @@
 use std::fs;
 
-use rustix::fs::{CWD, XattrFlags, makedev, mknodat, setxattr};
+use rustix::fs::{CWD, Mode, XattrFlags, makedev, mknodat, setxattr};
 
 use super::*;
 use crate::changes::{Summary, summary};
+use crate::format::OPAQUE;
 
 struct Layers {
     _home: tempfile::TempDir,

@@ -55,6 +55,7 @@ impl Union {
             // That would be a whiteout; the kernel refuses it in the same way.
             return Err(Fault::merged("making a device", Errno::PERM).named(name));
         }
+        self.refuse_reserved(name)?;
         let DirNode { node: parent, dir } = self.dir_node(parent)?;
         self.may_add("making a name", &parent, name)?;
         let upper = self.upper_dir(&parent, &dir)?;
@@ -111,14 +112,17 @@ impl Union {
     /// Makes sure that the merged tree doesn't show a name, and says what the upper has there.
     pub(super) fn vacant(&self, dir: &DirPart, name: &OsStr) -> Outcome<Standing> {
         let exists = || Err(Fault::merged("making a name", Errno::EXIST).named(name));
-        if let Some(upper) = dir.upper.get()
-            && let Some(stat) = upper.stat(name)?
-        {
-            return if self.is_whiteout(upper, name, &stat)? {
-                Ok(Standing::Whiteout)
-            } else {
-                exists()
-            };
+        if let Some(upper) = dir.upper.get() {
+            if let Some(stat) = upper.stat(name)? {
+                return if self.is_whiteout(upper, name, &stat)? {
+                    Ok(Standing::Whiteout)
+                } else {
+                    exists()
+                };
+            }
+            if upper.hides(name)? {
+                return Ok(Standing::Whiteout);
+            }
         }
         if self.lower_has(dir, name)? {
             exists()
@@ -215,8 +219,15 @@ impl Union {
             .map_err(fault("completing a new object"))?;
         let is_dir = matches!(new.kind, NewKind::Directory);
         let upper_file = upper.open()?;
+        let hidden = self.is_dotted() && standing == Standing::Whiteout;
+        if hidden && is_dir {
+            self.mark_opaque(work.as_fd(), temp.name())
+                .map_err(fault("marking opaque"))?;
+        }
         let flags = match standing {
             Standing::Nothing => RenameFlags::NOREPLACE,
+            // It stands beside the name.
+            Standing::Whiteout if hidden => RenameFlags::NOREPLACE,
             // A directory can't replace a whiteout: they change places.
             Standing::Whiteout if is_dir => {
                 self.mark_opaque(work.as_fd(), temp.name())
@@ -227,6 +238,9 @@ impl Union {
         };
         temp.publish(upper_file.as_fd(), name, flags)
             .map_err(|errno| upper.fault("publishing", name, errno))?;
+        if hidden {
+            self.unhide(upper, name);
+        }
         Ok(opened)
     }
 

@@ -18,6 +18,7 @@ impl Union {
     /// Makes a further name for a file. Counts one look-up.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Outcome<Entry> {
         check_name(name)?;
+        self.refuse_reserved(name)?;
         let node = self.node(id)?;
         if node.dir.is_some() {
             return Err(Fault::merged("link", Errno::PERM).named(name));
@@ -50,6 +51,11 @@ impl Union {
         let from = from.open()?;
         let to = upper.open()?;
         match standing {
+            Standing::Whiteout if self.is_dotted() => {
+                rustix::fs::linkat(from.as_fd(), &*old_name, to.as_fd(), name, AtFlags::empty())
+                    .map_err(|errno| upper.fault("link over a whiteout", name, errno))?;
+                self.unhide(upper, name);
+            }
             Standing::Nothing => {
                 rustix::fs::linkat(from.as_fd(), &*old_name, to.as_fd(), name, AtFlags::empty())
                     .map_err(|errno| upper.fault("link", name, errno))?;

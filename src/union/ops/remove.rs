@@ -173,7 +173,11 @@ impl Union {
     fn clear_upper_dir(&self, upper: &Arc<RealDir>, name: &OsStr, lower_has: bool) -> Outcome<()> {
         let work = self.work()?;
         let file = upper.open()?;
-        if !lower_has {
+        if lower_has && self.is_dotted() {
+            // It shows nothing: hiding what is below it as well changes nothing.
+            self.hide(upper, name)?;
+        }
+        if !lower_has || self.is_dotted() {
             match rustix::fs::unlinkat(file.as_fd(), name, AtFlags::REMOVEDIR) {
                 // Whiteouts in it that hide nothing any more.
                 Err(Errno::NOTEMPTY | Errno::EXIST) => {}
@@ -205,6 +209,9 @@ impl Union {
         if !lower_has {
             return rustix::fs::unlinkat(file.as_fd(), name, AtFlags::empty())
                 .map_err(|errno| upper.fault("unlink", name, errno));
+        }
+        if self.is_dotted() {
+            return self.clear_hiding(upper, name, in_upper);
         }
         let work = self.work()?;
         if !in_upper {

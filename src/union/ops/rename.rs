@@ -20,6 +20,7 @@ use super::super::work::Temp;
 use super::super::{DirNode, Outcome, Union};
 use super::create::Standing;
 use super::remove::Parting;
+use crate::dotted::Made;
 use crate::sys::{Errno, tree};
 
 /// One side of a rename.
@@ -49,6 +50,7 @@ impl Union {
     ) -> Outcome<()> {
         check_name(name)?;
         check_name(new_name)?;
+        self.refuse_reserved(new_name)?;
         let old_parent = self.dir_node(parent)?;
         let new_parent = self.dir_node(new_parent)?;
         self.may_take("rename", &old_parent.node, name)?;
@@ -227,7 +229,13 @@ impl Union {
             } => self.empty_upper_dir(to, child)?,
             _ => None,
         };
+        let mut hidden = None;
+        if self.is_dotted() && leaves_whiteout {
+            // Nothing that is shown changes with that: what moves has no lower part.
+            hidden = Some(self.hide(from.upper, from.name)?);
+        }
         let renamed = match (leaves_whiteout, over_whiteout) {
+            _ if self.is_dotted() => rename(RenameFlags::empty()),
             // The whiteout at the target becomes the one at the source.
             (true, true) => rename(RenameFlags::EXCHANGE),
             (true, false) => rename(RenameFlags::WHITEOUT),
@@ -244,6 +252,15 @@ impl Union {
             // Its node knows the directory that stood there, which hides what is below.
             if let Err(errno) = full.exchange(to_file.as_fd(), to.name) {
                 log::warn!("rename: {}: stays emptied: {errno}", to.name.display());
+            }
+        }
+        if self.is_dotted() {
+            if renamed.is_err() && hidden == Some(Made::New) {
+                self.unhide(from.upper, from.name);
+            }
+            // What moved hides what is below by itself; what stays shows it again.
+            if emptied.is_some() || over_whiteout && renamed.is_ok() {
+                self.unhide(to.upper, to.name);
             }
         }
         renamed?;
@@ -420,6 +437,9 @@ impl Union {
             return Ok(None);
         }
         let temp = self.empty_twin(&child.node)?;
+        if self.is_dotted() {
+            self.hide(side.upper, side.name)?;
+        }
         temp.exchange(file.as_fd(), side.name)
             .map_err(|errno| side.upper.fault("emptying a directory", side.name, errno))?;
         Ok(Some(temp))
