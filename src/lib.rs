@@ -31,6 +31,7 @@ pub mod container;
 mod error;
 mod flatten;
 pub mod format;
+mod logging;
 pub mod options;
 mod overlay;
 pub mod probe;

@@ -10,15 +10,15 @@ mod run;
 mod umount;
 mod vagga;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use log::LevelFilter;
 use nix::sys::signal::Signal;
 
 use crate::sys::process;
-use crate::{Backend, Error};
+use crate::{Backend, Error, logging};
 
 /// An overlay file system for every kernel.
 #[derive(Debug, Parser)]
@@ -86,19 +86,12 @@ pub fn main() -> ExitCode {
 
 /// The log goes to stderr; OVERFALL_LOG says what of it, or else `-v`.
 fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let chosen = env_logger::Env::new().filter_or("OVERFALL_LOG", level);
-    env_logger::Builder::from_env(chosen)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "overfall: {level}: {}", record.args())
-        })
-        .init();
+    logging::start(match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    });
 }
 
 /// Prints to stdout. A reader that has gone away is no error.
