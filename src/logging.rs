@@ -20,7 +20,12 @@ pub(crate) fn start(level: LevelFilter) {
     let chosen = Env::new().filter_or(VARIABLE, level.as_str());
     let wanted = Builder::from_env(chosen).build().filter();
     let chosen = Env::new().filter_or(VARIABLE, "trace");
-    let started = Builder::from_env(chosen)
+    let mut builder = Builder::from_env(chosen);
+    if level < LevelFilter::Trace && std::env::var_os(VARIABLE).is_none() {
+        // It would tell of each request once more, by numbers.
+        builder.filter_module("fuser", LevelFilter::Info);
+    }
+    let started = builder
         // What of it comes through is decided by the level alone: a server raises that.
         .filter_module(REQUESTS, LevelFilter::Trace)
         .format(|out, record| {

@@ -3,6 +3,7 @@
 mod choose;
 mod forget;
 mod fuse;
+mod list;
 mod native;
 mod unmount;
 
@@ -17,7 +18,8 @@ use crate::{Error, Overlay, Result};
 use fuse::{Busy, Log};
 
 pub use forget::forget;
-pub use unmount::unmount;
+pub use list::{Listed, Place, list};
+pub use unmount::{unmount, unmount_all};
 
 /// How long an unmount waits for the server, which may have gigabytes to write to a slow disk.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -5,6 +5,7 @@
 
 mod check;
 mod forget;
+mod list;
 mod mount;
 mod run;
 mod umount;
@@ -37,6 +38,7 @@ enum Command {
     Run(run::Args),
     Mount(mount::Args),
     Umount(umount::Args),
+    List(list::Args),
     Forget(forget::Args),
     Check(check::Args),
     Vagga(vagga::Args),
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(args),
+        Command::List(args) => list::run(args),
         Command::Forget(args) => forget::run(args),
         Command::Check(args) => check::run(args),
         Command::Vagga(args) => vagga::run(args),

@@ -39,7 +39,7 @@ use report::Report;
 
 pub(crate) use identity::Identity;
 pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
-pub(crate) use status::Heard;
+pub(crate) use status::{Heard, Process, servers};
 
 /// What the server says while it serves.
 #[derive(Debug)]

@@ -9,11 +9,11 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::belt::{Belt, Threads};
 use super::daemon::{Job, let_mounts_go};
-use super::handover::{Device, Peer};
+use super::handover::Peer;
 use super::identity::Identity;
 use super::report::Report;
 use super::shutdown::Shutdown;
-use super::status::Status;
+use super::status::{Status, Told};
 use crate::error::Context;
 use crate::options::{Switch, Tuning};
 use crate::server::Server;
@@ -43,8 +43,10 @@ pub(super) fn run(
     mounter: Peer,
 ) -> Result<()> {
     let at = &job.target;
+    let mut told = Told::about(job);
     let tree = Arc::new(Union::open(&job.setup)?);
     let identity = Identity::of_self();
+
     let mut shutdown = Shutdown::prepare(&tree);
     let mut tuning = job.setup.options.tuning;
     if tuning.passthrough == Some(Switch::On) && job.privilege != Privilege::Machine {
@@ -62,7 +64,8 @@ pub(super) fn run(
         return close(&tree).map_err(|fault| closing(&fault));
     };
     shutdown.device = device;
-    let status = tell_status(job, device);
+    told.device = device;
+    let status = tell_status(&told);
     let to_tell = connection.try_clone().map_err(|error| from_io(&error));
     let mut server = Server::new(Arc::clone(&tree), tuning, identity.encode());
     server.tell_by(to_tell.context(STEP, at)?);
@@ -103,9 +106,9 @@ pub(super) fn run(
 }
 
 /// Without it the mount is as good, and `overfall list` knows less about it.
-fn tell_status(job: &Job, device: Device) -> Option<Status> {
+fn tell_status(told: &Told) -> Option<Status> {
     let told = Status::new().and_then(|status| {
-        status.tell(job, device)?;
+        status.tell(told)?;
         Ok(status)
     });
     told.inspect_err(|errno| log::info!("the server's status can't be asked for: {errno}"))

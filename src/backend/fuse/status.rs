@@ -11,12 +11,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::daemon::Job;
 use super::handover::Device;
+use super::identity;
 use crate::server::Counters;
 use crate::sys::cells::ROOM;
 use crate::sys::{Errno, from_io};
@@ -39,8 +41,6 @@ pub(crate) struct Told {
     pub(crate) upper: Option<String>,
     /// The work directory.
     pub(crate) work: Option<String>,
-    /// All of it as `-o` would have it.
-    pub(crate) options: String,
     /// What is counted, in the order of the counters.
     pub(crate) counted: Vec<String>,
 }
@@ -51,6 +51,27 @@ pub(super) struct Status {
     file: File,
     /// What the requests are counted by.
     pub(super) counters: Arc<Counters>,
+}
+
+impl Told {
+    /// To be asked for before the working directory changes: options may name layers relative to
+    /// it.
+    pub(super) fn about(job: &Job) -> Self {
+        let options = &job.setup.options;
+        let shown = |path: &Path| {
+            let absolute = std::path::absolute(path);
+            absolute.as_deref().unwrap_or(path).display().to_string()
+        };
+        let lowers = options.lower.iter().chain(&options.data_only);
+        Self {
+            target: shown(&job.target),
+            device: None,
+            lower: lowers.map(|path| shown(path)).collect(),
+            upper: options.upper.as_deref().map(shown),
+            work: options.work.as_deref().map(shown),
+            counted: Counters::names(),
+        }
+    }
 }
 
 impl Status {
@@ -69,24 +90,64 @@ impl Status {
     }
 
     /// Writes down what doesn't change.
-    pub(super) fn tell(&self, job: &Job, device: Device) -> Result<(), Errno> {
-        let options = &job.setup.options;
-        let shown = |path: &Path| path.display().to_string();
-        let lowers = options.lower.iter().chain(&options.data_only);
-        let told = Told {
-            target: shown(&job.target),
-            device,
-            lower: lowers.map(|path| shown(path)).collect(),
-            upper: options.upper.as_deref().map(shown),
-            work: options.work.as_deref().map(shown),
-            options: options.to_option_string().display().to_string(),
-            counted: Counters::names(),
-        };
-        let text = serde_json::to_vec(&told).map_err(|_| Errno::INVAL)?;
+    pub(super) fn tell(&self, told: &Told) -> Result<(), Errno> {
+        let text = serde_json::to_vec(told).map_err(|_| Errno::INVAL)?;
         let written = self.file.write_all_at(&text, ROOM as u64);
         written.map_err(|error| from_io(&error))?;
         fcntl_add_seals(&self.file, SealFlags::GROW | SealFlags::SEAL)
     }
+}
+
+/// The servers that we may look into, with their processes.
+pub(crate) fn servers() -> Vec<(Process, Heard)> {
+    identity::numbers()
+        .filter_map(|pid| {
+            let place = Path::new("/proc").join(pid.to_string());
+            let heard = Heard::from(&place)?;
+            Some((Process::at(pid, &place), heard))
+        })
+        .collect()
+}
+
+/// What /proc tells about a server's process, as far as it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Its number here.
+    pub(crate) pid: u32,
+    /// Whose it is.
+    pub(crate) user: Option<u32>,
+    /// For how long it has been there.
+    pub(crate) age: Option<Duration>,
+    /// Memory that it has in use, in bytes.
+    pub(crate) memory: Option<u64>,
+}
+
+impl Process {
+    fn at(pid: u32, place: &Path) -> Self {
+        Self {
+            pid,
+            user: rustix::fs::stat(place).ok().map(|stat| stat.st_uid),
+            age: age(place),
+            memory: memory(place),
+        }
+    }
+}
+
+fn age(place: &Path) -> Option<Duration> {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    let started = identity::started(place)? as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Duration::try_from_secs_f64(uptime - started).ok()
+}
+
+/// `VmRSS:    1234 kB`.
+fn memory(place: &Path) -> Option<u64> {
+    let status = std::fs::read_to_string(place.join("status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// What a server has told, and how often it was asked for what.
@@ -100,7 +161,7 @@ pub(crate) struct Heard {
 impl Heard {
     /// What the process at this place in /proc tells; `None` when it is no server, or not one
     /// that we may look into.
-    pub(crate) fn from(process: &Path) -> Option<Self> {
+    fn from(process: &Path) -> Option<Self> {
         let wanted = format!("/memfd:{NAME}");
         let descriptors = std::fs::read_dir(process.join("fd")).ok()?;
         descriptors
