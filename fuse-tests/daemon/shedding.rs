@@ -1,6 +1,7 @@
 //! What the server gives up: capabilities, system calls, and its hold on a mount that has gone.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use libtest_mimic::Completion;
@@ -21,6 +22,14 @@ pub(crate) const CASES: &[Case] = &[
     (
         "an_unmount_by_root_ends_the_server",
         an_unmount_by_root_ends_the_server,
+    ),
+    (
+        "the_work_directory_is_closed_to_others",
+        the_work_directory_is_closed_to_others,
+    ),
+    (
+        "flags_that_protect_reach_the_kernel",
+        flags_that_protect_reach_the_kernel,
     ),
     (
         "a_stranger_is_let_in_only_where_asked_for",
@@ -169,5 +178,46 @@ fn a_stranger_is_let_in_only_where_asked_for(place: &Place) -> Verdict {
         assert_eq!(said.code, Some(2), "{said:?}");
         assert!(said.err.contains("user_allow_other"), "{said:?}");
     }
+    Ok(Completion::Completed)
+}
+
+/// Copies that aren't finished have the owner and mode of what they are made from last of all.
+fn the_work_directory_is_closed_to_others(place: &Place) -> Verdict {
+    place.mount();
+    let mode = fs::metadata(place.dir.join("work/work")).map(|stat| stat.permissions().mode());
+    assert_eq!(place.umount().code, Some(0));
+    assert_eq!(mode? & 0o7777, 0);
+    Ok(Completion::Completed)
+}
+
+fn flags_that_protect_reach_the_kernel(place: &Place) -> Verdict {
+    let options = format!("{},nosuid,nodev,noexec", place.options());
+    let said = run(place.overfall(&["mount", "--backend", "fuse", "-o", &options, "merged"]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    assert_eq!(place.umount().code, Some(0));
+    place.mount();
+    let bare = fs::read_to_string("/proc/self/mountinfo")?;
+    assert_eq!(place.umount().code, Some(0));
+    let flags = |table: &str| -> Vec<String> {
+        let target = place.merged();
+        let line = table
+            .lines()
+            .find(|line| line.split(' ').nth(4) == target.to_str());
+        let flags = line.and_then(|line| line.split(' ').nth(5)).unwrap();
+        flags.split(',').map(str::to_owned).collect()
+    };
+    for flag in ["nosuid", "nodev", "noexec"] {
+        assert!(
+            flags(&table).iter().any(|set| set == flag),
+            "{flag}: {table}"
+        );
+    }
+    // fusermount3 sets the first two whether asked to or not.
+    let always = flags(&bare)
+        .iter()
+        .filter(|set| ["nosuid", "nodev"].contains(&set.as_str()))
+        .count();
+    assert_eq!(always, if place.who == Who::Plain { 2 } else { 0 });
     Ok(Completion::Completed)
 }

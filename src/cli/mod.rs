@@ -5,6 +5,7 @@
 
 mod check;
 mod forget;
+mod generate;
 mod list;
 mod mount;
 mod run;
@@ -42,6 +43,7 @@ enum Command {
     Forget(forget::Args),
     Check(check::Args),
     Vagga(vagga::Args),
+    Generate(generate::Args),
 }
 
 /// `--backend`, as typed.
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Forget(args) => forget::run(args),
         Command::Check(args) => check::run(args),
         Command::Vagga(args) => vagga::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {
         eprintln!("overfall: {error}");
