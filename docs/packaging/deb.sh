@@ -8,4 +8,4 @@ SBIN=/usr/sbin docs/packaging/install.sh /usr "$PWD/target/packaging"
 # Debian has both licences elsewhere, and wants its pages compressed and without a time.
 rm -r target/packaging/usr/share/licenses
 find target/packaging/usr/share/man -type f -exec gzip -9n {} +
-cargo deb --no-build --locked
+cargo deb --no-build --locked --strip
