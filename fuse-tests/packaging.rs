@@ -245,7 +245,8 @@ fn the_helpers_may_be_elsewhere() {
 fn bad_arguments_are_one_line_and_nothing_is_written() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().to_str().unwrap();
-    let cases: [(&[&str], &[(&str, &str)]); 5] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+    let cases: [Case<'_>; 5] = [
         (&[], &[]),
         (&["usr", root], &[]),
         (&["/usr", "relative"], &[]),

@@ -236,6 +236,10 @@ const KEXEC_FILE_LOAD: i64 = 320;
 #[cfg(not(target_arch = "x86_64"))]
 const KEXEC_FILE_LOAD: i64 = 294;
 
+/// The types of libc's constants differ.
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
+
 /// Refused to those that serve requests; the other thread ends the mount by them.
 const ENDING_ONLY: &[i64] = &[libc::SYS_umount2, libc::SYS_setns];
 
@@ -267,7 +271,7 @@ fn filter(threads: Threads) -> Result<Vec<sock_filter>, Errno> {
         refuse(call, 2, Length::Dword, bit, executable)?;
     }
     // Typing into the terminal that a server in the foreground writes to.
-    for request in [libc::TIOCSTI as u64, libc::TIOCLINUX as u64] {
+    for request in [TIOCSTI, TIOCLINUX] {
         refuse(libc::SYS_ioctl, 1, Length::Dword, Compare::Eq, request)?;
     }
     if threads == Threads::Requests {
