@@ -22,7 +22,6 @@ pub(crate) const CASES: &[Case] = &[
         "a_mount_in_use_is_hidden_when_detached",
         a_mount_in_use_is_hidden_when_detached,
     ),
-    ("a_run_is_listed_from_outside", a_run_is_listed_from_outside),
     (
         "the_kernels_overlay_is_listed",
         the_kernels_overlay_is_listed,
@@ -45,8 +44,9 @@ pub(crate) const CASES: &[Case] = &[
     ("a_name_cannot_break_the_log", a_name_cannot_break_the_log),
 ];
 
-/// Those that unmount whatever there is: alone.
+/// Those that unmount whatever there is, and the one that covers whatever is mounted.
 pub(crate) const ALONE: &[Case] = &[
+    ("a_run_is_listed_from_outside", a_run_is_listed_from_outside),
     ("umount_all_unmounts_all", umount_all_unmounts_all),
     ("umount_all_tells_what_stays", umount_all_tells_what_stays),
 ];

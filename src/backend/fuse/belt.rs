@@ -64,6 +64,8 @@ const NEEDED: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::LINUX_IMMUTABLE)
     // `security.capability` on a copy.
     .union(CapabilitySet::SETFCAP)
+    // The labels that some security modules keep in attributes.
+    .union(CapabilitySet::MAC_ADMIN)
     // `trusted.` attributes; files that the kernel reads by itself.
     .union(CapabilitySet::SYS_ADMIN)
     // The blocks that a disk keeps for root.
