@@ -28,7 +28,8 @@ modules! {
         an_unreadable_directory_is_empty_for_who_changes_it;
     state = "run/state.rs":
         a_kept_upper_is_continued, a_kept_upper_is_used_once_at_a_time,
-        the_state_is_hidden_inside, the_temporary_directory_can_be_chosen;
+        the_state_is_hidden_inside, the_temporary_directory_can_be_chosen,
+        the_state_is_closed_to_others, a_fake_root_makes_nothing_real;
     terminal = "run/terminal.rs":
         the_summary_is_for_a_terminal, ctrl_c_ends_the_command, ctrl_z_stops_and_fg_continues;
     tree = "run/tree.rs":

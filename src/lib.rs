@@ -32,6 +32,7 @@ pub mod dotted;
 mod error;
 mod flatten;
 pub mod format;
+mod logging;
 pub mod options;
 mod overlay;
 pub mod probe;

@@ -4,7 +4,8 @@
 //! commas, lower directories by colons, `\` before a character that would separate. Everything is
 //! bytes; a path need not be UTF-8.
 //!
-//! Beside the kernel's options there are those of our FUSE server alone: see [`Tuning`].
+//! Beside the kernel's options there are those of our FUSE server alone: see [`Tuning`] and
+//! [`Serving`].
 //!
 //! [`Options::parse`] reads a string, [`Options::to_option_string`] writes one that reads back to
 //! the same value, [`Options::check`] refuses what the kernel would refuse without looking at a
@@ -13,6 +14,7 @@
 mod escape;
 mod layers;
 mod parse;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod tuning;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 pub use layers::{check_layers, check_layers_for_kernel};
+pub use serving::Serving;
 pub use tuning::{Readdirplus, Threads, Timeout, Tuning};
 pub(crate) use write::escaped;
 
@@ -68,6 +71,8 @@ pub struct Options {
     pub flags: MountFlags,
     /// How the FUSE server and the kernel share the work; the kernel's overlay passes over it.
     pub tuning: Tuning,
+    /// What the FUSE server's process tells and may do; the kernel's overlay passes over it.
+    pub serving: Serving,
 }
 
 /// `on` or `off`.

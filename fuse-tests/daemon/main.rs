@@ -8,7 +8,9 @@
 mod ending;
 mod namespaces;
 mod place;
+mod shedding;
 mod starting;
+mod telling;
 
 use std::process::ExitCode;
 
@@ -28,11 +30,17 @@ fn isolate() {
     if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok() {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+        // Copies of others' mounts would keep their servers alive, and be unmounted with ours.
+        for (target, kind) in place::mounts_and_kinds() {
+            if kind == "fuse.overfall" || kind == "overlay" {
+                let _ = nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
     }
 }
 
 /// A new mount namespace has copies of all mounts, which keep their servers alive: the tests that
-/// make one run alone.
+/// make one run alone, and so do those that unmount everything.
 static COPIES: RwLock<()> = RwLock::new(());
 
 fn trial(
@@ -53,7 +61,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     isolate();
     let bench: &'static Bench = Box::leak(Box::new(Bench::set_up()));
-    let cases: Vec<&Case> = starting::CASES.iter().chain(ending::CASES).collect();
+    let cases: Vec<Case> = [
+        starting::CASES,
+        ending::CASES,
+        telling::CASES,
+        shedding::CASES,
+    ]
+    .concat();
     let mut trials = Vec::new();
     for who in [Who::Root, Who::Plain] {
         for &(name, run) in &cases {
@@ -62,7 +76,7 @@ fn main() -> ExitCode {
                 run(&bench.place(who))
             }));
         }
-        for (name, run) in namespaces::CASES {
+        for (name, run) in namespaces::CASES.iter().chain(telling::ALONE) {
             trials.push(trial(bench, who, name, move || {
                 let _alone = COPIES.write();
                 run(&bench.place(who))

@@ -288,12 +288,19 @@ pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 pub(crate) fn mounts() -> Vec<PathBuf> {
+    let all = mounts_and_kinds().into_iter();
+    all.map(|(target, _)| target).collect()
+}
+
+/// What is mounted where, and the type of each.
+pub(crate) fn mounts_and_kinds() -> Vec<(PathBuf, String)> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from)
-        .collect()
+    let parse = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let kind = file_system.split(' ').next()?;
+        Some((PathBuf::from(mount.split(' ').nth(4)?), kind.to_owned()))
+    };
+    table.lines().filter_map(parse).collect()
 }
 
 /// Processes with `dir` in their command line; one that is over has none.

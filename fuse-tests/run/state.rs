@@ -1,8 +1,10 @@
 //! Where the changes of a run go.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
-use crate::ways::{Way, eventually};
+use crate::ways::{Way, eventually, skip};
 
 pub(crate) fn a_kept_upper_is_continued(way: &Way) {
     let keep = way.path("keep");
@@ -52,4 +54,48 @@ pub(crate) fn the_temporary_directory_can_be_chosen(way: &Way) {
     assert_eq!(crate::ways::finish(&mut command).good().trim(), "1");
     let left: Vec<_> = fs::read_dir(&other).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// What is thrown away and what is kept: a set-user-id program that a command left there would be
+/// the user's.
+pub(crate) fn the_state_is_closed_to_others(way: &Way) {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let ready = way.plant_dir("ready");
+    let home = way.home.to_string_lossy();
+    let script = format!("rmdir {ready}; exec sleep 1000");
+    let mut child = way.start(&["--bind", &home], &script);
+    eventually("the command runs", || !fs::exists(&ready).unwrap());
+    let states: Vec<_> = fs::read_dir(way.scratch()).unwrap().flatten().collect();
+    let modes: Vec<_> = states.iter().map(|state| mode(&state.path())).collect();
+    crate::ways::signal(&child, nix::sys::signal::Signal::SIGTERM);
+    child.wait().unwrap();
+    assert_eq!(modes, [0o700]);
+
+    let keep = way.path("some/where/keep");
+    way.plant_dir("some");
+    way.run(&["--keep", &keep], &["true"]).good();
+    assert_eq!(mode(Path::new(&keep)), 0o700);
+    assert_eq!(mode(Path::new(&way.path("some/where"))), 0o755);
+    // One that was there is the user's business.
+    let open = way.plant_dir("open");
+    way.run(&["--keep", &open], &["true"]).good();
+    assert_eq!(mode(Path::new(&open)), 0o755);
+}
+
+/// Owners are written down, not given; devices aren't made.
+pub(crate) fn a_fake_root_makes_nothing_real(way: &Way) {
+    if way.is_root {
+        skip("this root is the machine's");
+    }
+    let keep = way.path("fake");
+    let script = "echo x > /made && chown 0:0 /made && chmod 4755 /made && stat -c '%u %a' /made; \
+                  mknod /device b 8 0 2>/dev/null && stat -c %F /device; true";
+    let ran = way.run(&["--keep", &keep], &["sh", "-c", script]);
+    assert_eq!(ran.out.lines().next(), Some("0 4755"), "{ran:?}");
+    let made = fs::metadata(format!("{keep}/upper/made")).unwrap();
+    let user = way.become_user.unwrap_or(nix::unistd::getuid().as_raw());
+    assert_eq!(made.uid(), user);
+    if let Ok(device) = fs::symlink_metadata(format!("{keep}/upper/device")) {
+        assert!(device.is_file(), "{device:?}");
+    }
 }

@@ -4,6 +4,7 @@ mod choose;
 mod forget;
 mod form;
 mod fuse;
+mod list;
 mod native;
 mod unmount;
 
@@ -18,7 +19,8 @@ use crate::{Error, Overlay, Result};
 use fuse::{Busy, Log};
 
 pub use forget::forget;
-pub use unmount::unmount;
+pub use list::{Listed, Place, list};
+pub use unmount::{unmount, unmount_all};
 
 /// How long an unmount waits for the server, which may have gigabytes to write to a slow disk.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
 use super::fuse::{self, Busy, Identity};
-use super::{End, PATIENCE};
+use super::{End, PATIENCE, Place};
 use crate::error::Context;
 use crate::sys::{Errno, from_io, mountinfo};
 use crate::{Error, Result};
@@ -35,6 +35,23 @@ pub fn unmount(target: &Path) -> Result<()> {
             .because(format!("a file system of type {other} is mounted there"))
             .remedy("use umount(8)")),
     }
+}
+
+/// Unmounts every overlay of this user's that is mounted in our mount namespace, but for one that
+/// is our root. What comes back are the failures.
+pub fn unmount_all() -> Result<Vec<Error>> {
+    let own = rustix::process::geteuid().as_raw();
+    // What was mounted last may lie over the others.
+    let mounts = super::list()?.into_iter().rev();
+    let ours = mounts.filter(|mount| {
+        matches!(mount.place, Place::Here | Place::Dead)
+            && mount.user.is_none_or(|user| user == own)
+            && mount.target != Path::new("/")
+    });
+    let ended = ours.map(|mount| {
+        unmount(&mount.target).inspect(|()| log::info!("{}: unmounted", mount.target.display()))
+    });
+    Ok(ended.filter_map(Result::err).collect())
 }
 
 /// The target's name from the root. The target itself may be a mount that nobody serves any more:

@@ -5,21 +5,23 @@
 
 mod check;
 mod forget;
+mod generate;
+mod list;
 mod mount;
 mod run;
 mod umount;
 mod upgrade_layer;
 mod vagga;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use log::LevelFilter;
 use nix::sys::signal::Signal;
 
 use crate::sys::process;
-use crate::{Backend, Error};
+use crate::{Backend, Error, logging};
 
 /// An overlay file system for every kernel.
 #[derive(Debug, Parser)]
@@ -38,10 +40,12 @@ enum Command {
     Run(run::Args),
     Mount(mount::Args),
     Umount(umount::Args),
+    List(list::Args),
     Forget(forget::Args),
     Check(check::Args),
     UpgradeLayer(upgrade_layer::Args),
     Vagga(vagga::Args),
+    Generate(generate::Args),
 }
 
 /// `--backend`, as typed.
@@ -76,10 +80,12 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(args),
+        Command::List(args) => list::run(args),
         Command::Forget(args) => forget::run(args),
         Command::Check(args) => check::run(args),
         Command::UpgradeLayer(args) => upgrade_layer::run(args),
         Command::Vagga(args) => vagga::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {
         eprintln!("overfall: {error}");
@@ -89,19 +95,12 @@ pub fn main() -> ExitCode {
 
 /// The log goes to stderr; OVERFALL_LOG says what of it, or else `-v`.
 fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let chosen = env_logger::Env::new().filter_or("OVERFALL_LOG", level);
-    env_logger::Builder::from_env(chosen)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "overfall: {level}: {}", record.args())
-        })
-        .init();
+    logging::start(match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    });
 }
 
 /// Prints to stdout. A reader that has gone away is no error.

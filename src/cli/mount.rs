@@ -17,7 +17,8 @@ use crate::{Overlay, Result};
 
 /// Mount an overlay
 ///
-/// Returns when the tree is usable; `overfall umount` ends it.
+/// Returns when the tree is usable; `overfall umount` ends it. With `-o debug` and no `log=FILE` it
+/// stays in the foreground, where the log can be seen.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  overfall mount -o lowerdir=/srv/base,upperdir=/srv/up,workdir=/srv/work /srv/merged"
@@ -42,7 +43,9 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let options = Options::parse_all(args.options.iter().map(OsString::as_os_str))?;
     let overlay = Overlay::from_options(options, args.target).backend(args.backend.into());
-    if args.foreground {
+    let serving = &overlay.options.serving;
+    let nowhere_to_tell = serving.debug && serving.log.is_none();
+    if args.foreground || nowhere_to_tell {
         stay(overlay)?;
     } else {
         let mounted = overlay.mount()?;

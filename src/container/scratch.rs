@@ -12,6 +12,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -106,9 +107,17 @@ impl Scratch {
         }
     }
 
-    /// The directory that the user named; it stays.
+    /// The directory that the user named; it stays. A new one is closed to others: what a command
+    /// leaves in there may be set-user-id.
     pub(super) fn kept(directory: &Path, standing: Standing) -> Result<Self> {
-        fs::create_dir_all(directory).map_err(|error| {
+        let parents = directory.parent().map_or(Ok(()), fs::create_dir_all);
+        let made = parents.and_then(|()| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+        });
+        made.map_err(|error| {
             Error::usage("making the directory of --keep")
                 .at(directory)
                 .because(error.to_string())

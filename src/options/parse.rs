@@ -81,8 +81,13 @@ impl Reader {
             "fsync" => self.options.fsync = word(name, value)?,
             _ if is_for_fstab(name) => {}
             _ => {
-                let tuning = &mut self.options.tuning;
-                match tuning.take(text, value.unwrap_or_default()) {
+                let Options {
+                    serving, tuning, ..
+                } = &mut self.options;
+                let given = value.unwrap_or_default();
+                let taken = serving.take(text, given);
+                let taken = taken.or_else(|| tuning.take(text, given));
+                match taken {
                     Some(taken) => taken.map_err(|wanted| wrong(name, value, &wanted))?,
                     None => self.flag(name, value, after_directory)?,
                 }
@@ -101,6 +106,7 @@ impl Reader {
             b"userxattr" => self.options.userxattr = true,
             b"volatile" => self.options.fsync = Fsync::Volatile,
             b"default_permissions" => self.options.default_permissions = true,
+            b"debug" => self.options.serving.debug = true,
             b"allow_other" => self.options.allow_other = true,
             b"override_creds" | b"nooverride_creds" => {
                 self.options.credentials = Word::from_word(name);

@@ -183,6 +183,21 @@ fn tuning_is_nothing_to_the_kernels_overlay() {
 }
 
 #[test]
+fn what_the_server_tells_and_may_do() {
+    let options = parse(r"lowerdir=/a,debug,log=/var/log/a\,b,seccomp=off");
+    let told = Serving {
+        debug: true,
+        log: Some("/var/log/a,b".into()),
+        seccomp: Some(Switch::Off),
+    };
+    assert_eq!(options.serving, told);
+    assert_eq!(options.to_kernel_data(|path| path), "lowerdir=/a");
+    assert!(refusal("lowerdir=/a,debug=2").contains("`debug` takes no value"));
+    assert!(refusal("lowerdir=/a,log=").contains("`log` needs a value"));
+    assert!(refusal("lowerdir=/a,seccomp=no").contains("one of on, off"));
+}
+
+#[test]
 fn fuse_names_what_it_lacks() {
     let lacking = |text: &str| parse(&format!("lowerdir=/a,{text}")).unsupported_by_fuse();
     assert_eq!(
@@ -242,6 +257,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn serving()(
+        debug in any::<bool>(),
+        log in proptest::option::of(path()),
+        seccomp in proptest::option::of(one_of::<Switch>()),
+    ) -> Serving {
+        Serving { debug, log, seccomp }
+    }
+}
+
+prop_compose! {
     fn options()(
         lower in proptest::collection::vec(path(), 1..5),
         data_only in proptest::collection::vec(path(), 0..3),
@@ -256,6 +281,7 @@ prop_compose! {
         marks in proptest::array::uniform3(any::<bool>()),
         flags in flags(),
         tuning in tuning(),
+        serving in serving(),
     ) -> Options {
         let (upper, work) = writable.unzip();
         let [metacopy, index, nfs_export] = switches;
@@ -263,7 +289,7 @@ prop_compose! {
         Options {
             lower, data_only, upper, work, userxattr, fsync, redirect_dir, metacopy, index,
             nfs_export, xino, uuid, verity, credentials, default_permissions, allow_other, flags,
-            tuning,
+            tuning, serving,
         }
     }
 }

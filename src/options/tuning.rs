@@ -165,7 +165,7 @@ impl Tuning {
 }
 
 /// One of a few words, or all of them.
-fn word<T: Word>(value: &[u8]) -> Result<T, String> {
+pub(super) fn word<T: Word>(value: &[u8]) -> Result<T, String> {
     T::from_word(value).ok_or_else(|| {
         let words: Vec<_> = T::WORDS.iter().map(|(word, _)| *word).collect();
         format!("one of {}", words.join(", "))

@@ -26,6 +26,9 @@ impl Options {
         for written in self.tuning.written() {
             item(&mut out, written.as_bytes());
         }
+        for written in self.serving.written() {
+            item(&mut out, written.as_bytes());
+        }
         OsString::from_vec(out)
     }
 

@@ -40,8 +40,9 @@ impl Refusal {
     }
 }
 
-/// What mountinfo shows as the source of our mounts of the kernel's overlay.
-const SOURCE: &str = "overlay";
+/// What mountinfo shows as the source of our mounts of the kernel's overlay: what `overfall list`
+/// knows them by.
+pub(crate) const SOURCE: &str = "overfall";
 
 /// The longest value that fsconfig(2) takes as a string.
 const LONGEST_STRING: usize = 255;

@@ -20,7 +20,7 @@ mod trial;
 mod upper;
 mod verdict;
 
-pub(crate) use attempt::{Refusal, attempt};
+pub(crate) use attempt::{Refusal, SOURCE as NATIVE_SOURCE, attempt};
 pub use cause::Cause;
 pub(crate) use diagnose::no_namespace;
 pub use fuse::{FuseVerdict, try_fuse};

@@ -1,7 +1,11 @@
 //! How often each kind of request came.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+
+use crate::sys::Errno;
+use crate::sys::cells::Cells;
 
 /// The kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +87,25 @@ impl fmt::Display for Op {
 
 /// One counter for each kind.
 #[derive(Debug)]
-pub(super) struct Counters([AtomicU64; Op::ALL.len()]);
+pub(crate) struct Counters(Cells);
 
 impl Default for Counters {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+        Self(Cells::own(Op::ALL.len()))
     }
 }
 
 impl Counters {
+    /// Counts at the head of a file, for others to read: one number for each of [`Counters::names`].
+    pub(crate) fn shared(file: BorrowedFd<'_>) -> Result<Self, Errno> {
+        Cells::shared(file, Op::ALL.len()).map(Self)
+    }
+
+    /// The kinds, in the order of their counters.
+    pub(crate) fn names() -> Vec<String> {
+        Op::ALL.iter().map(Op::to_string).collect()
+    }
+
     pub(super) fn count(&self, op: Op) {
         if let Some(counter) = self.0.get(op as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +117,7 @@ impl Counters {
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for (op, counter) in Op::ALL.iter().zip(&self.0) {
+        for (op, counter) in Op::ALL.iter().zip(self.0.iter()) {
             let count = counter.load(Ordering::Relaxed);
             if count > 0 {
                 write!(f, "{separator}{op} {count}")?;

@@ -15,6 +15,7 @@ mod ops;
 mod passthrough;
 mod policy;
 mod reply;
+mod story;
 #[cfg(test)]
 mod tests;
 
@@ -22,18 +23,18 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use log::Level;
-
 use crate::options::Tuning;
-use crate::sys::Errno;
-use crate::union::{Fault, NodeId, Outcome, Union};
-use counters::{Counters, Op};
+use crate::union::{Outcome, Union};
+pub(crate) use counters::Counters;
+use counters::Op;
 use kernel::Kernel;
 use passthrough::Passthrough;
 use policy::{CachePolicy, Opens};
 use reply::Refuse;
+use story::{Story, Subject};
 
 pub(crate) use policy::MAX_REQUEST;
+pub(crate) use story::TARGET as REQUESTS;
 
 /// The extended attribute of the root that says who serves it. No listing shows it, and as it is
 /// in none of the namespaces of names it can be in nobody's way.
@@ -47,7 +48,7 @@ pub struct Server {
     caching: CachePolicy,
     identity: Vec<u8>,
     opens: Opens,
-    counters: Counters,
+    counters: Arc<Counters>,
     /// Present where the kernel can be told to forget.
     kernel: Option<Arc<Kernel>>,
     passthrough: Passthrough,
@@ -63,7 +64,7 @@ impl Server {
             caching: tuning.timeout.into(),
             identity,
             opens: Opens::default(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             kernel: None,
             passthrough: Passthrough::default(),
         }
@@ -75,51 +76,56 @@ impl Server {
         self.kernel = Some(Arc::new(Kernel::new(connection)));
     }
 
+    /// Counts requests there.
+    pub(crate) fn count_in(&mut self, counters: Arc<Counters>) {
+        self.counters = counters;
+    }
+
+    /// What it counts requests by.
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
     /// Carries out one request: `call` asks the tree, `answer` tells the kernel.
     ///
     /// A panic on the way is answered with `EIO` (by fuser, when the reply is dropped) and logged;
     /// the mount lives on.
-    fn serve<R: Refuse, T>(
+    fn serve<'s, R: Refuse, T>(
         &self,
         op: Op,
-        node: NodeId,
+        subject: impl Into<Subject<'s>>,
         reply: R,
         call: impl FnOnce(&Union) -> Outcome<T>,
         answer: impl FnOnce(R, T),
     ) {
-        self.serve_into(op, node, reply, |tree, _| call(tree), answer);
+        self.serve_into(op, subject, reply, |tree, _| call(tree), answer);
     }
 
     /// As [`Server::serve`] where `call` fills the reply, as a listing does.
-    fn serve_into<R: Refuse, T>(
+    fn serve_into<'s, R: Refuse, T>(
         &self,
         op: Op,
-        node: NodeId,
+        subject: impl Into<Subject<'s>>,
         mut reply: R,
         call: impl FnOnce(&Union, &mut R) -> Outcome<T>,
         answer: impl FnOnce(R, T),
     ) {
         self.counters.count(op);
+        let subject = subject.into();
+        let story = Story::begin(op, &subject, &self.tree);
         let served = catch_unwind(AssertUnwindSafe(|| match call(&self.tree, &mut reply) {
-            Ok(value) => answer(reply, value),
+            Ok(value) => {
+                story.ends_well();
+                answer(reply, value);
+            }
             Err(fault) => {
-                note(op, node, &fault);
+                story.ends_with(&fault);
                 reply.refuse(convert::errno(fault.errno));
             }
         }));
         if served.is_err() {
-            log::error!("{op} of node {}: the server panicked; answered EIO", node.0);
+            let node = subject.node.0;
+            log::error!("{op} of node {node}: the server panicked; answered EIO");
         }
     }
-}
-
-/// Logs a refusal at the level that its kind deserves.
-fn note(op: Op, node: NodeId, fault: &Fault) {
-    let level = match fault.errno {
-        Errno::IO | Errno::UCLEAN => Level::Error,
-        Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM => Level::Warn,
-        Errno::NOENT | Errno::NODATA | Errno::NOTTY => Level::Trace,
-        _ => Level::Debug,
-    };
-    log::log!(level, "{op} of node {}: {fault}", node.0);
 }

@@ -20,6 +20,7 @@ use super::answer::{as_far_as, flow, sized, statfs};
 use super::counters::Op;
 use super::policy::Close;
 use super::reply::NoReply;
+use super::story::Subject;
 use super::{Server, convert, ioctl, policy};
 use crate::sys::Errno;
 use crate::union::{Fault, NewKind, NodeId, Outcome, SetAttr, Union};
@@ -60,7 +61,7 @@ impl Server {
         let caller = convert::caller(request);
         self.serve(
             op,
-            node(parent),
+            (node(parent), name),
             reply,
             |tree| match kind {
                 Some(kind) => tree.make(caller, node(parent), name, kind, mode & 0o7777, umask),
@@ -114,14 +115,14 @@ impl Server {
     }
 
     /// As [`Server::serve`] for the requests that are answered with success alone.
-    fn act(
+    fn act<'s>(
         &self,
         op: Op,
-        ino: INodeNo,
+        subject: impl Into<Subject<'s>>,
         reply: ReplyEmpty,
         call: impl FnOnce(&Union) -> Outcome<()>,
     ) {
-        self.serve(op, node(ino), reply, call, done);
+        self.serve(op, subject, reply, call, done);
     }
 }
 
@@ -141,7 +142,7 @@ impl Filesystem for Server {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.serve(
             Op::Lookup,
-            node(parent),
+            (node(parent), name),
             reply,
             |tree| tree.lookup(node(parent), name),
             |reply, found| self.answer_lookup(reply, found),
@@ -269,7 +270,7 @@ impl Filesystem for Server {
         let mode = mode & 0o7777;
         self.serve(
             Op::Create,
-            node(parent),
+            (node(parent), name),
             reply,
             |tree| tree.make(caller, node(parent), name, NewKind::Regular, mode, umask),
             |reply, entry| {
@@ -301,7 +302,7 @@ impl Filesystem for Server {
     ) {
         self.serve(
             Op::Link,
-            node(ino),
+            (node(parent), name),
             reply,
             |tree| tree.link(node(ino), node(parent), name),
             |reply, entry| self.answer_entry(reply, entry),
@@ -309,13 +310,13 @@ impl Filesystem for Server {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.act(Op::Unlink, parent, reply, |tree| {
+        self.act(Op::Unlink, (node(parent), name), reply, |tree| {
             tree.unlink(node(parent), name)
         });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.act(Op::Rmdir, parent, reply, |tree| {
+        self.act(Op::Rmdir, (node(parent), name), reply, |tree| {
             tree.rmdir(node(parent), name)
         });
     }
@@ -332,7 +333,7 @@ impl Filesystem for Server {
     ) {
         self.act(
             Op::Rename,
-            parent,
+            (node(parent), name),
             reply,
             |tree| match convert::rename_mode(flags) {
                 Some(mode) => tree.rename(node(parent), name, node(new_parent), new_name, mode),
@@ -478,7 +479,7 @@ impl Filesystem for Server {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.act(Op::Fsync, ino, reply, |tree| {
+        self.act(Op::Fsync, node(ino), reply, |tree| {
             tree.fsync(node(ino), data_only)
         });
     }
@@ -491,7 +492,7 @@ impl Filesystem for Server {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.act(Op::Fsyncdir, ino, reply, |tree| {
+        self.act(Op::Fsyncdir, node(ino), reply, |tree| {
             tree.fsyncdir(node(ino), data_only)
         });
     }
@@ -596,17 +597,20 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let caller = convert::caller(request);
-        self.act(Op::Setxattr, ino, reply, |tree| {
-            match convert::xattr_mode(flags) {
+        self.act(
+            Op::Setxattr,
+            node(ino),
+            reply,
+            |tree| match convert::xattr_mode(flags) {
                 Some(mode) => tree.setxattr(caller, node(ino), name, value, mode),
                 None => invalid("setxattr: flags"),
-            }
-        });
+            },
+        );
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let caller = convert::caller(request);
-        self.act(Op::Removexattr, ino, reply, |tree| {
+        self.act(Op::Removexattr, node(ino), reply, |tree| {
             tree.removexattr(caller, node(ino), name)
         });
     }
@@ -649,7 +653,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let caller = convert::caller(request);
-        self.act(Op::Fallocate, ino, reply, |tree| {
+        self.act(Op::Fallocate, node(ino), reply, |tree| {
             tree.fallocate(caller, node(ino), offset, length, mode)
         });
     }

@@ -11,9 +11,12 @@ use fuser::{
     ReplyXattr, Request,
 };
 
+use log::Level;
+
 use super::*;
 use crate::options::Options;
-use crate::union::Setup;
+use crate::sys::Errno;
+use crate::union::{NodeId, Setup};
 
 /// A panic that prints nothing: the printer's lock must not be held while another test forks.
 fn rehearse() -> ! {

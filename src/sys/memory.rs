@@ -8,3 +8,17 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
 }
+
+/// Asks for a page with this protection, which nobody then uses.
+#[cfg(test)]
+pub(crate) fn try_mapping(protection: i32) -> Result<(), super::Errno> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at a place of the kernel's choice is in nobody's way.
+    let place = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    if place == libc::MAP_FAILED {
+        return Err(super::from_nix(nix::errno::Errno::last()));
+    }
+    // SAFETY: it is the mapping that was just made, and nothing points into it.
+    unsafe { libc::munmap(place, 4096) };
+    Ok(())
+}

@@ -2,6 +2,7 @@
 //! `unsafe`.
 #![allow(unsafe_code)] // this module alone; see above
 
+pub(crate) mod cells;
 pub mod chmod;
 pub mod cwd;
 pub mod fileflags;
@@ -12,6 +13,7 @@ pub mod memory;
 pub mod privilege;
 pub mod process;
 pub mod random;
+pub(crate) mod seccomp;
 pub(crate) mod subordinate;
 pub(crate) mod times;
 pub mod tree;

@@ -21,6 +21,8 @@ pub(crate) struct Mount {
     pub(crate) options: OsString,
     /// The file system's type, with a FUSE subtype: `ext4`, `fuse.overfall`.
     pub(crate) fstype: OsString,
+    /// What was mounted, or whatever its mounter called it.
+    pub(crate) source: OsString,
     /// The options of the file system, as shown, without the octal escapes.
     pub(crate) super_options: Vec<Vec<u8>>,
 }
@@ -64,8 +66,9 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let options = OsStr::from_bytes(fields.next()?).to_os_string();
     fields.find(|field| *field == b"-")?;
     let fstype = OsString::from_vec(plain(fields.next()?));
+    let source = OsString::from_vec(plain(fields.next()?));
     let super_options = fields
-        .nth(1)?
+        .next()?
         .split(|&byte| byte == b',')
         .map(plain)
         .collect();
@@ -77,6 +80,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
         point,
         options,
         fstype,
+        source,
         super_options,
     })
 }
@@ -127,6 +131,7 @@ mod tests {
         assert!(mount.has_option("relatime") && !mount.has_option("rel"));
         assert!(!mount.is_read_only());
         assert_eq!(mount.fstype, "overlay");
+        assert_eq!(mount.source, "none");
         assert_eq!(
             mount.super_options,
             [&b"rw"[..], br"lowerdir=e\:x:l", br"upperdir=c\,y"]

@@ -40,6 +40,7 @@ mod watch;
 mod work;
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -155,6 +156,26 @@ impl Union {
                 self.xattr_whiteouts[usize::from(index)].load(Ordering::Relaxed)
             }
         }
+    }
+
+    /// Where a node is in the tree, for people to read: its last name, where
+    /// it has lost that.
+    pub fn path_of(&self, id: NodeId) -> PathBuf {
+        let mut names = Vec::new();
+        let mut at = self.table.get(id);
+        while let Some(node) = at {
+            // One lock at a time: nothing is to be held while the parent's is taken.
+            let link = node.state.read().link.clone();
+            at = link.map(|link| {
+                names.push(link.name);
+                link.parent
+            });
+        }
+        let names = names.iter().rev().map(|name| &**name);
+        if names.len() == 0 && id != NodeId::ROOT {
+            return PathBuf::from(format!("node {}", id.0));
+        }
+        std::iter::once(OsStr::new("/")).chain(names).collect()
     }
 
     /// How many nodes are in memory.

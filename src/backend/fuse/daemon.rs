@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use log::LevelFilter;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigmaskHow, Signal, sigprocmask};
@@ -18,7 +19,7 @@ use crate::error::Context;
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, from_nix, mountinfo, process};
 use crate::union::Setup;
-use crate::{Error, Result};
+use crate::{Error, Result, logging};
 
 /// What the server is to do, and how.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ pub(super) fn start(job: &Job) -> Result<(u32, OwnedFd)> {
 
 /// The process between the caller and the server.
 fn mounter(job: &Job, report: BorrowedFd<'_>) -> u8 {
-    quieten(job.log);
+    set_log(job);
     match hand_over(job, report) {
         Ok(()) => 0,
         Err(error) => tell(report, error),
@@ -89,8 +90,12 @@ fn server(job: &Job, report: BorrowedFd<'_>, mounter: Peer) -> u8 {
 }
 
 fn serve(job: &Job, report: BorrowedFd<'_>, mounter: Peer) -> Result<()> {
-    process::close_others(&[report, mounter.descriptor()]);
-    shed(job.log).context(STEP, &job.target)?;
+    let mut own = vec![report, mounter.descriptor()];
+    if let Log::File(file) = &job.log {
+        own.push(file.as_fd());
+    }
+    process::close_others(&own);
+    shed(&job.log).context(STEP, &job.target)?;
     let own_mounts = job.privilege != Privilege::None && leave_mounts(job);
     session::run(job, own_mounts, report, mounter)
 }
@@ -102,9 +107,24 @@ fn tell(report: BorrowedFd<'_>, error: Error) -> u8 {
     1
 }
 
-fn quieten(log: Log) {
-    if log == Log::Silent {
-        log::set_max_level(log::LevelFilter::Off);
+/// How much is logged, and how.
+fn set_log(job: &Job) {
+    let debug = job.setup.options.serving.debug;
+    let wanted = if debug {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Info
+    };
+    match &job.log {
+        Log::Silent => log::set_max_level(LevelFilter::Off),
+        Log::Stderr if debug => logging::raise(wanted),
+        Log::Stderr => {}
+        Log::File(file) => {
+            // The server's stderr from here on. Where that fails, the caller's is as good.
+            let _ = nix::unistd::dup2_stderr(file);
+            logging::with_dates();
+            logging::raise(wanted);
+        }
     }
 }
 
@@ -124,13 +144,13 @@ fn detach_from_caller() -> Result<(), Errno> {
         }
     }
     // Those that the server waits for in a thread of its own, and a reader that has gone.
-    let mut blocked = session::ending_signals();
+    let mut blocked = session::awaited_signals();
     blocked.add(Signal::SIGPIPE);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None).map_err(from_nix)
 }
 
 /// Puts away what belongs to the caller.
-fn shed(log: Log) -> Result<(), Errno> {
+fn shed(log: &Log) -> Result<(), Errno> {
     let null: OwnedFd = match File::options().read(true).write(true).open("/dev/null") {
         Ok(null) => null.into(),
         // No /dev here: a pipe without another end reads as empty, too.
@@ -138,7 +158,7 @@ fn shed(log: Log) -> Result<(), Errno> {
     };
     nix::unistd::dup2_stdin(&null).map_err(from_nix)?;
     nix::unistd::dup2_stdout(&null).map_err(from_nix)?;
-    if log == Log::Silent {
+    if matches!(log, Log::Silent) {
         nix::unistd::dup2_stderr(&null).map_err(from_nix)?;
     }
     // The caller's umask comes with each request.

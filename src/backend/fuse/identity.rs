@@ -41,9 +41,14 @@ impl Identity {
 
     /// The server of the mount at `target`; `None` where nobody answers.
     pub(crate) fn of_mount(target: &Path) -> Option<Self> {
+        Self::asked_of(target).ok().flatten()
+    }
+
+    /// As [`Identity::of_mount`], with the error of who was asked.
+    pub(crate) fn asked_of(target: &Path) -> Result<Option<Self>, Errno> {
         let mut value = [0u8; 64];
-        let length = rustix::fs::getxattr(target, server::IDENTITY, &mut value[..]).ok()?;
-        Self::decode(value.get(..length)?)
+        let length = rustix::fs::getxattr(target, server::IDENTITY, &mut value[..])?;
+        Ok(value.get(..length).and_then(Self::decode))
     }
 
     pub(super) fn encode(self) -> Vec<u8> {
@@ -136,7 +141,7 @@ fn process(pid: u32) -> PathBuf {
 }
 
 /// The processes that /proc shows.
-fn numbers() -> impl Iterator<Item = u32> {
+pub(super) fn numbers() -> impl Iterator<Item = u32> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -150,7 +155,7 @@ fn namespace(place: &Path) -> Option<u64> {
 }
 
 /// The 22nd field of `/proc/PID/stat`; the second is in parentheses and may have anything in it.
-fn started(place: &Path) -> Option<u64> {
+pub(super) fn started(place: &Path) -> Option<u64> {
     let stat = std::fs::read(place.join("stat")).ok()?;
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;

@@ -10,6 +10,7 @@
 //! in the server's: no layer path can lead back into it, no pivot_root of the caller's moves the
 //! server into it, and the server keeps none of the caller's mounts busy.
 
+mod belt;
 mod daemon;
 mod elsewhere;
 mod handover;
@@ -18,15 +19,17 @@ mod mount;
 mod report;
 mod session;
 mod shutdown;
+mod status;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 
 use super::End;
-use crate::options::MountFlags;
+use crate::options::{MountFlags, Options};
 use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
 use crate::union::Setup;
@@ -36,15 +39,39 @@ use report::Report;
 
 pub(crate) use identity::Identity;
 pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
+pub(crate) use status::{Heard, Process, servers};
 
 /// What the server says while it serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Log {
     /// Nothing: nobody is there to hear it, and a logger of the caller's may write to a descriptor
     /// that is now a layer's.
     Silent,
     /// Whatever the logger lets through, to the caller's stderr.
     Stderr,
+    /// The same and more, to this file.
+    File(OwnedFd),
+}
+
+impl Log {
+    /// Where `wanted` goes when the options name a file. It is opened by the caller, as the
+    /// caller: what it may not write to, its server doesn't.
+    fn opened(self, options: &Options) -> Result<Self> {
+        let Some(path) = &options.serving.log else {
+            return Ok(self);
+        };
+        let flags = OFlags::WRONLY
+            | OFlags::APPEND
+            | OFlags::CREATE
+            | OFlags::CLOEXEC
+            | OFlags::NOCTTY
+            | OFlags::NONBLOCK;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::open(path, flags, mode)
+            .and_then(handover::above_stdio)
+            .map_err(|errno| Error::usage("opening the log").at(path).errno(errno))?;
+        Ok(Log::File(file))
+    }
 }
 
 /// The process that serves a mount.
@@ -74,7 +101,7 @@ pub(super) fn mount(overlay: &Overlay, target: &Path, log: Log) -> Result<Server
         },
         target: target.to_path_buf(),
         privilege,
-        log,
+        log: log.opened(&overlay.options)?,
     };
     let (pid, alive) = daemon::start(&job)?;
     let server = Server {

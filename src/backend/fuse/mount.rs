@@ -288,7 +288,8 @@ fn unmount_error(target: &Path, errno: Errno) -> Error {
         Errno::BUSY => error
             .because("it is in use")
             .remedy("end what works in it (`fuser -m` lists it) and try again"),
-        Errno::INVAL => error.because("nothing is mounted there"),
+        Errno::INVAL => error
+            .because("nothing is mounted there, or it came with another namespace, which locks it"),
         _ => error,
     }
 }

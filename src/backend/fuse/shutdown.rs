@@ -1,11 +1,12 @@
-//! SIGTERM, SIGINT and SIGHUP to the server: the mount goes first, then the server.
+//! Signals to the server. SIGTERM, SIGINT and SIGHUP: the mount goes first, then the server.
+//! SIGUSR1: it tells its counters.
 //!
 //! The server keeps no hold on the place that it is mounted at: a descriptor would keep the mount
 //! busy, one of the mount namespace would keep both alive for ever. So the place is looked for when
 //! it is needed, in the mount tables of the processes there are.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -18,6 +19,7 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
 
 use super::handover::Device;
 use super::mount::{Busy, unmount};
+use crate::server::Counters;
 use crate::sys::{Errno, from_io, from_nix, mountinfo};
 use crate::union::Union;
 
@@ -31,6 +33,8 @@ pub(super) struct Shutdown {
     proc: Option<OwnedFd>,
     /// The mount's device, as mount tables show it.
     pub(super) device: Device,
+    /// How often which request came.
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Shutdown {
@@ -40,14 +44,20 @@ impl Shutdown {
             tree: Arc::downgrade(tree),
             proc: openat(CWD, "/proc", flags, Mode::empty()).ok(),
             device: None,
+            counters: Arc::default(),
         }
     }
 
-    /// Waits for a signal and unmounts; the session then ends by itself, when the last user of the
+    /// Waits for a signal that ends the server and unmounts; the session then ends by itself, when the last user of the
     /// tree has gone. A second signal doesn't wait for that.
     pub(super) fn on_signals(&self, signals: &SigSet) {
-        for turn in 0.. {
+        let mut turn = 0;
+        loop {
             match signals.wait() {
+                Ok(Signal::SIGUSR1) => {
+                    self.tell_counters();
+                    continue;
+                }
                 Ok(signal) => log::info!("{signal}"),
                 Err(errno) => {
                     log::error!("waiting for signals: {errno}");
@@ -57,7 +67,15 @@ impl Shutdown {
             if turn > 0 || !self.unmount_everywhere() {
                 self.end();
             }
+            turn += 1;
         }
+    }
+
+    /// Where the log goes, whatever its level: who asked wants to see them. A server without a log
+    /// tells nobody.
+    fn tell_counters(&self) {
+        // A log that has gone is no reason to end.
+        let _ = writeln!(std::io::stderr(), "overfall: served: {}", self.counters);
     }
 
     /// Ends the process at once. What was written is on its way to the disk.

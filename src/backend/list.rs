@@ -1,0 +1,229 @@
+//! The overlays there are: who carries them, since when, and how much they were asked for.
+//!
+//! Mount tables say what is mounted, servers what they serve. A mount table is looked into for each
+//! mount namespace that has a process of ours, so the views of `overfall run` are found, too.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::Carrier;
+use super::fuse::{self, Heard, Identity, Process};
+use crate::options::Options;
+use crate::probe::NATIVE_SOURCE;
+use crate::sys::mountinfo::{self, Mount};
+use crate::sys::privilege::Privilege;
+use crate::sys::{Errno, from_io};
+use crate::{Error, Result};
+
+/// Where an overlay is, seen from us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// In our mount namespace.
+    Here,
+    /// In the mount namespace of this process.
+    Elsewhere(u32),
+    /// In none that we may look into: it was unmounted while it was in use, or hides.
+    Hidden,
+    /// In our mount namespace, and nobody serves it any more.
+    Dead,
+}
+
+/// An overlay. What isn't known is absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Where it is mounted, as whoever mounted it would say.
+    pub target: PathBuf,
+    /// Who carries it.
+    pub backend: Carrier,
+    /// Where it is.
+    pub place: Place,
+    /// Whose it is. Nobody knows that of the kernel's overlays.
+    pub user: Option<u32>,
+    /// The server's process.
+    pub pid: Option<u32>,
+    /// For how long it has been served, in seconds.
+    pub age: Option<u64>,
+    /// How often which request came.
+    pub requests: Option<BTreeMap<String, u64>>,
+    /// Memory that the server has in use, in bytes.
+    pub memory: Option<u64>,
+    /// Lower layers, topmost first.
+    pub lower: Vec<String>,
+    /// The writable layer.
+    pub upper: Option<String>,
+    /// The work directory.
+    pub work: Option<String>,
+}
+
+/// Every overlay of overfall's that this user has mounted, in the order of the mount table; for
+/// root those of all users that are visible from here.
+pub fn list() -> Result<Vec<Listed>> {
+    let own_mounts = mountinfo::read()
+        .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
+    let mut servers = fuse::servers();
+    let mut listed = Vec::new();
+    let mut seen = HashSet::new();
+    let elsewhere = other_tables();
+    let tables = [(None, own_mounts)].into_iter().chain(elsewhere);
+    for (holder, mounts) in tables {
+        for mount in mounts.iter().filter(|mount| is_ours(mount)) {
+            // One file system may be mounted at several places: in our own namespace each of them
+            // counts, of the others the first one.
+            if seen.contains(&mount.device) && holder.is_some() {
+                continue;
+            }
+            seen.insert(mount.device);
+            let served = |(_, heard): &&(Process, Heard)| heard.told.device == Some(mount.device);
+            let server = servers.iter().find(served);
+            listed.push(entry(mount, holder, server));
+        }
+    }
+    servers.retain(|(_, heard)| {
+        heard
+            .told
+            .device
+            .is_none_or(|device| !seen.contains(&device))
+    });
+    listed.extend(servers.iter().map(hidden));
+    listed.retain(is_visible_to_us);
+    Ok(listed)
+}
+
+/// Mount tables of other mount namespaces, each with a process in it.
+fn other_tables() -> impl Iterator<Item = (Option<u32>, Vec<Mount>)> {
+    let namespace = |process: &Path| rustix::fs::stat(process.join("ns/mnt")).map(|at| at.st_ino);
+    let own = namespace(Path::new("/proc/self")).ok();
+    let mut seen: HashSet<u64> = own.into_iter().collect();
+    let processes = fs::read_dir("/proc").into_iter().flatten();
+    processes.filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let place = entry.path();
+        let namespace = namespace(&place).ok()?;
+        if seen.contains(&namespace) {
+            return None;
+        }
+        let table = fs::read(place.join("mountinfo")).ok()?;
+        seen.insert(namespace);
+        Some((Some(pid), mountinfo::table(&table)))
+    })
+}
+
+fn is_ours(mount: &Mount) -> bool {
+    match mount.fstype.as_bytes() {
+        b"overlay" => mount.source == NATIVE_SOURCE,
+        fstype => fstype == fuse::FILE_SYSTEM.as_bytes(),
+    }
+}
+
+fn entry(mount: &Mount, holder: Option<u32>, server: Option<&(Process, Heard)>) -> Listed {
+    let here = holder.map_or(Place::Here, Place::Elsewhere);
+    if mount.fstype == "overlay" {
+        return native(mount, here);
+    }
+    let mut entry = match server {
+        Some(server) => hidden(server),
+        None => Listed {
+            user: mounter(mount),
+            ..unknown(Carrier::Fuse)
+        },
+    };
+    entry.place = match (server, holder) {
+        // A server that we can't see may be in another pid namespace: the mount tells.
+        (None, None) if is_dead(&mount.point) => Place::Dead,
+        _ => here,
+    };
+    entry.target = mount.point.clone();
+    entry
+}
+
+fn unknown(backend: Carrier) -> Listed {
+    Listed {
+        target: PathBuf::new(),
+        backend,
+        place: Place::Hidden,
+        user: None,
+        pid: None,
+        age: None,
+        requests: None,
+        memory: None,
+        lower: Vec::new(),
+        upper: None,
+        work: None,
+    }
+}
+
+/// An overlay as its server tells.
+fn hidden((process, heard): &(Process, Heard)) -> Listed {
+    let told = &heard.told;
+    Listed {
+        target: told.target.clone().into(),
+        user: process.user,
+        pid: Some(process.pid),
+        age: process.age.map(|age| age.as_secs()),
+        requests: Some(heard.requests.iter().cloned().collect()),
+        memory: process.memory,
+        lower: told.lower.clone(),
+        upper: told.upper.clone(),
+        work: told.work.clone(),
+        ..unknown(Carrier::Fuse)
+    }
+}
+
+/// The kernel's overlay: all that there is to know stands in the mount table.
+fn native(mount: &Mount, place: Place) -> Listed {
+    const LAYERS: [&str; 5] = ["lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"];
+    let is_layer = |option: &&Vec<u8>| {
+        let name = option.split(|&byte| byte == b'=').next();
+        LAYERS.iter().any(|layer| name == Some(layer.as_bytes()))
+    };
+    let options: Vec<&[u8]> = mount
+        .super_options
+        .iter()
+        .filter(is_layer)
+        .map(Vec::as_slice)
+        .collect();
+    let options = Options::parse(OsStr::from_bytes(&options.join(&b','))).unwrap_or_default();
+    let shown = |path: &Path| path.display().to_string();
+    let lowers = options.lower.iter().chain(&options.data_only);
+    Listed {
+        target: mount.point.clone(),
+        place,
+        lower: lowers.map(|path| shown(path)).collect(),
+        upper: options.upper.as_deref().map(shown),
+        work: options.work.as_deref().map(shown),
+        ..unknown(Carrier::Native)
+    }
+}
+
+/// `user_id=` of a FUSE mount.
+fn mounter(mount: &Mount) -> Option<u32> {
+    let text = |option: &Vec<u8>| {
+        let number = option.strip_prefix(b"user_id=")?;
+        std::str::from_utf8(number).ok()?.parse().ok()
+    };
+    mount.super_options.iter().find_map(text)
+}
+
+/// Whether nobody answers any more.
+fn is_dead(target: &Path) -> bool {
+    Identity::asked_of(target) == Err(Errno::NOTCONN)
+}
+
+/// Others' are none of our business, unless we are root. The kernel's overlay in our namespace is
+/// somebody's who may mount there.
+fn is_visible_to_us(entry: &Listed) -> bool {
+    let own = rustix::process::geteuid();
+    match (entry.user, entry.place) {
+        _ if own.is_root() => true,
+        (Some(user), _) => user == own.as_raw(),
+        (None, Place::Here) => Privilege::current() != Privilege::None,
+        (None, _) => true,
+    }
+}
