@@ -11,6 +11,7 @@
 //! disk, and [`check_layers`] looks at the directories.
 
 mod escape;
+mod foreign;
 mod layers;
 mod parse;
 #[cfg(test)]
@@ -19,9 +20,11 @@ mod tuning;
 mod words;
 mod write;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+pub use foreign::Foreign;
 pub use layers::{check_layers, check_layers_for_kernel};
 pub use tuning::{Readdirplus, Threads, Timeout, Tuning};
 pub(crate) use write::escaped;
@@ -66,6 +69,8 @@ pub struct Options {
     pub allow_other: bool,
     /// Generic mount flags.
     pub flags: MountFlags,
+    /// `fsname=`: what the mount table shows as the source.
+    pub fsname: Option<OsString>,
     /// How the FUSE server and the kernel share the work; the kernel's overlay passes over it.
     pub tuning: Tuning,
 }

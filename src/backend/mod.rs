@@ -5,6 +5,7 @@ mod forget;
 mod form;
 mod fuse;
 mod native;
+mod remount;
 mod unmount;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::{Error, Overlay, Result};
 use fuse::{Busy, Log};
 
 pub use forget::forget;
+pub(crate) use remount::remount;
 pub use unmount::unmount;
 
 /// How long an unmount waits for the server, which may have gigabytes to write to a slow disk.

@@ -42,14 +42,19 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let options = Options::parse_all(args.options.iter().map(OsString::as_os_str))?;
     let overlay = Overlay::from_options(options, args.target).backend(args.backend.into());
-    if args.foreground {
-        stay(overlay)?;
-    } else {
-        let mounted = overlay.mount()?;
-        tell(&mounted);
-        mounted.forget();
-    }
+    carry(overlay, args.foreground)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Mounts, and stays until the mount has gone where that is wanted.
+pub(super) fn carry(overlay: Overlay, foreground: bool) -> Result<()> {
+    if foreground {
+        return stay(overlay);
+    }
+    let mounted = overlay.mount()?;
+    tell(&mounted);
+    mounted.forget();
+    Ok(())
 }
 
 /// Mounts and waits until it is unmounted, by somebody or because of a signal.

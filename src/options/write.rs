@@ -23,6 +23,10 @@ impl Options {
         if self.allow_other {
             item(&mut out, b"allow_other");
         }
+        if let Some(source) = &self.fsname {
+            item(&mut out, b"fsname=");
+            escape_into(&mut out, source.as_bytes());
+        }
         for written in self.tuning.written() {
             item(&mut out, written.as_bytes());
         }

@@ -35,7 +35,7 @@ use handover::Device;
 use report::Report;
 
 pub(crate) use identity::Identity;
-pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
+pub(crate) use mount::{Busy, FILE_SYSTEM, mount_flags, unmount};
 
 /// What the server says while it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
