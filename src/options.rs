@@ -14,6 +14,7 @@ mod escape;
 mod foreign;
 mod layers;
 mod parse;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod tuning;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 pub use foreign::Foreign;
 pub use layers::{check_layers, check_layers_for_kernel};
+pub use shown::{IdMap, Records, Shown};
 pub use tuning::{Readdirplus, Threads, Timeout, Tuning};
 pub(crate) use write::escaped;
 
@@ -71,6 +73,8 @@ pub struct Options {
     pub flags: MountFlags,
     /// `fsname=`: what the mount table shows as the source.
     pub fsname: Option<OsString>,
+    /// How the FUSE server's tree differs from the layers; the kernel's overlay can't.
+    pub shown: Shown,
     /// How the FUSE server and the kernel share the work; the kernel's overlay passes over it.
     pub tuning: Tuning,
 }

@@ -6,6 +6,7 @@
 
 mod callers;
 mod mount8;
+mod options;
 mod place;
 
 use std::process::ExitCode;
@@ -36,7 +37,11 @@ fn skip(reason: impl Into<String>) -> Verdict {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let bench: &'static Bench = Box::leak(Box::new(Bench::set_up()));
-    let families: &[(&str, &[Case])] = &[("mount8", mount8::CASES), ("callers", callers::CASES)];
+    let families: &[(&str, &[Case])] = &[
+        ("mount8", mount8::CASES),
+        ("callers", callers::CASES),
+        ("options", options::CASES),
+    ];
     let mut trials = Vec::new();
     for &(family, cases) in families {
         for &(name, run) in cases {

@@ -9,8 +9,8 @@ use clap::Parser;
 
 use super::role::FuseProgram;
 use super::{first_line, mount, start_log};
-use crate::options::Foreign;
-use crate::{Backend, Error, Overlay, Result};
+use crate::options::{Foreign, Options, check_layers};
+use crate::{Backend, Error, Overlay, Result, union};
 
 /// Mount an overlay, called as fuse-overlayfs is
 ///
@@ -85,6 +85,21 @@ fn run(mut args: Args, program: FuseProgram) -> Result<()> {
     {
         found.options.fsname = Some(source.into_os_string());
     }
+    if program == FuseProgram::FuseOverlayfs {
+        check_layers(&found.options, &target)?;
+        trust_again(&found.options);
+    }
     let overlay = Overlay::from_options(found.options, target).backend(backend);
     mount::carry(overlay, args.foreground || args.debug)
+}
+
+/// An upper that was once mounted with `volatile` must not be mounted again by the kernel's rules.
+/// Whoever calls fuse-overlayfs has never heard of them: a container that is stopped and started is
+/// mounted twice.
+fn trust_again(options: &Options) {
+    if let Some(work) = &options.work
+        && let Err(errno) = union::trust_again(work)
+    {
+        log::debug!("{}: the mark of a volatile mount: {errno}", work.display());
+    }
 }

@@ -122,8 +122,6 @@ fn peer_form(options: &mut Options, item: &[u8]) -> Result<bool> {
         _ => Err(wrong(name, Some(value), "0 or 1")),
     };
     match (name, value) {
-        // Without syncing, but without the mark that forbids another mount as well: this is what
-        // `fsync=0` means there. We can't have one without the other.
         (b"fsync", Some(b"0")) => options.fsync = Fsync::Volatile,
         (b"fsync", Some(b"1")) => options.fsync = Fsync::Auto,
         (b"threaded", None) | (b"threaded", Some(b"-1")) => {}
@@ -147,7 +145,7 @@ fn peer_form(options: &mut Options, item: &[u8]) -> Result<bool> {
 fn seconds(value: &[u8]) -> Option<Timeout> {
     let text = std::str::from_utf8(value).ok()?;
     let number: f64 = text.parse().ok()?;
-    if !(number >= 0.0) {
+    if number.is_nan() || number < 0.0 {
         return None;
     }
     // More than a century, fuse-overlayfs's default among it, is never.

@@ -89,8 +89,9 @@ impl Reader {
             "fsname" => self.options.fsname = Some(name_of_source(needed(name, value)?)),
             _ if is_for_fstab(name) => {}
             _ => {
-                let tuning = &mut self.options.tuning;
-                match tuning.take(text, value.unwrap_or_default()) {
+                let options = &mut self.options;
+                let taken = options.shown.take(text, value);
+                match taken.or_else(|| options.tuning.take(text, value.unwrap_or_default())) {
                     Some(taken) => taken.map_err(|wanted| wrong(name, value, &wanted))?,
                     None => return self.flag(name, value),
                 }

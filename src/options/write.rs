@@ -27,7 +27,7 @@ impl Options {
             item(&mut out, b"fsname=");
             escape_into(&mut out, source.as_bytes());
         }
-        for written in self.tuning.written() {
+        for written in self.shown.written().iter().chain(&self.tuning.written()) {
             item(&mut out, written.as_bytes());
         }
         OsString::from_vec(out)

@@ -190,7 +190,11 @@ impl Union {
             work,
             namespace,
             form,
-            owners: OwnerPolicy::new(setup.owners, options.upper.is_some().then_some(device)),
+            owners: OwnerPolicy::new(
+                setup.owners,
+                &options.shown,
+                options.upper.is_some().then_some(device),
+            ),
             xattr_whiteouts,
             origins,
             aliases: Aliases::new(),
