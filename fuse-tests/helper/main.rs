@@ -8,6 +8,7 @@ mod callers;
 mod mount8;
 mod options;
 mod place;
+mod podman;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("mount8", mount8::CASES),
         ("callers", callers::CASES),
         ("options", options::CASES),
+        ("podman", podman::CASES),
     ];
     let mut trials = Vec::new();
     for &(family, cases) in families {

@@ -149,6 +149,19 @@ fn put_helpers_in_place(dir: &Path) -> Result<(), String> {
     .map_err(|errno| format!("an overlay over /sbin: {errno}"))
 }
 
+/// crun works with one version of cgroups at a time: where the second is there beside the first, it
+/// gets that one.
+pub(crate) fn bind_cgroup2() {
+    let (all, second) = (
+        Path::new("/sys/fs/cgroup"),
+        Path::new("/sys/fs/cgroup/unified"),
+    );
+    if second.join("cgroup.procs").exists() {
+        // Without it podman fails, and says so.
+        let _ = bind(Some(second), all, MsFlags::MS_BIND);
+    }
+}
+
 /// Covers a file of this namespace by another text.
 pub(crate) fn cover(dir: &Path, file: &str, text: &str) -> Result<(), String> {
     let own = dir.join(file.replace('/', "_"));
