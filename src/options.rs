@@ -73,10 +73,27 @@ pub struct Options {
     pub flags: MountFlags,
     /// `fsname=`: what the mount table shows as the source.
     pub fsname: Option<OsString>,
+    /// `context=` and its kin: SELinux labels. Where there is no SELinux nobody asks for them.
+    pub labels: Vec<Label>,
     /// How the FUSE server's tree differs from the layers; the kernel's overlay can't.
     pub shown: Shown,
     /// How the FUSE server and the kernel share the work; the kernel's overlay passes over it.
     pub tuning: Tuning,
+}
+
+/// A label for SELinux.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The name of the option.
+    pub name: &'static str,
+    /// The label; may have commas in it.
+    pub value: String,
+}
+
+impl Label {
+    /// The options that carry labels.
+    pub(crate) const NAMES: [&'static str; 4] =
+        ["context", "fscontext", "defcontext", "rootcontext"];
 }
 
 /// `on` or `off`.
@@ -232,6 +249,14 @@ impl Options {
         }
         let on = Some(Switch::On);
         (self.nfs_export == on).then_some("nfs_export=on")
+    }
+
+    /// The labels, where SELinux is there to take them: without it a mount with one is refused.
+    pub(crate) fn labels_here(&self) -> &[Label] {
+        match Path::new("/sys/fs/selinux/enforce").exists() {
+            true => &self.labels,
+            false => &[],
+        }
     }
 
     /// The first option that needs the attributes of the machine's root.

@@ -109,8 +109,9 @@ fn unknown_options_are_warned_about(place: &Place) -> Verdict {
     place.ok("fusermount3 -u merged");
     let known = "dev,suid,exec,allow_other,default_permissions,max_idle_threads=10,auto_unmount,\
                  fsname=x,subtype=y,big_writes,threaded=1,timeout=1000000000.0,redirect_dir=off,\
-                 ino32,volatile,lazytime,relatime,async,nodiratime";
-    let said = place.shell(&format!("fuse-overlayfs -o $O,{known} merged"));
+                 ino32,volatile,lazytime,relatime,async,nodiratime,\
+                 context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
+    let said = place.shell(&format!("fuse-overlayfs -o $O,'{known}' merged"));
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
     assert!(place.mounted().unwrap().starts_with("x "), "fsname");
     place.ok("fusermount3 -u merged");

@@ -232,6 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn labels_have_commas() {
+        let read = read(r#"lowerdir=/a,context="u:r:t:s0:c1,c2",nodev"#);
+        let [label] = &read.options.labels[..] else {
+            panic!("{:?}", read.options.labels);
+        };
+        assert_eq!(
+            (label.name, label.value.as_str()),
+            ("context", "u:r:t:s0:c1,c2")
+        );
+        assert!(read.unknown.is_empty());
+    }
+
+    #[test]
     fn a_quote_that_does_not_end_is_part_of_the_name() {
         let read = read(r#"lowerdir="/a"#);
         assert_eq!(read.options.lower, [Path::new("\"/a")]);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::escape::{split, unescape};
 use super::words::{FLAGS, Word, is_for_fstab};
-use super::{Fsync, Options};
+use super::{Fsync, Label, Options};
 use crate::{Error, Result};
 
 impl Options {
@@ -88,6 +88,7 @@ impl Reader {
             "fsync" => self.options.fsync = word(name, value)?,
             "fsname" => self.options.fsname = Some(name_of_source(needed(name, value)?)),
             _ if is_for_fstab(name) => {}
+            _ if Label::NAMES.contains(&text) => self.label(name, value)?,
             _ => {
                 let options = &mut self.options;
                 let taken = options.shown.take(text, value);
@@ -102,6 +103,22 @@ impl Reader {
             "lowerdir" | "lowerdir+" | "datadir+" | "upperdir" | "workdir"
         );
         Ok(Taken::Known)
+    }
+
+    /// `context=LABEL`. Later ones win.
+    fn label(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let value = needed(name, value)?;
+        let plain = unescape(value).and_then(|plain| String::from_utf8(plain).ok());
+        let plain = plain.filter(|plain| !plain.contains(['"', '\0']));
+        let value = plain.ok_or_else(|| wrong(name, Some(value), "a label"))?;
+        let labels = &mut self.options.labels;
+        labels.retain(|label| label.name.as_bytes() != name);
+        let names = Label::NAMES.iter().filter(|known| known.as_bytes() == name);
+        labels.extend(names.map(|name| Label {
+            name,
+            value: value.clone(),
+        }));
+        Ok(())
     }
 
     /// The options without a value.

@@ -284,6 +284,7 @@ prop_compose! {
         tuning in tuning(),
         fsname in proptest::option::of("[^\\x00]{1,9}"),
         shown in shown(),
+        label in proptest::option::of("[a-z,:\\\\]{1,9}"),
     ) -> Options {
         let (upper, work) = writable.unzip();
         let [metacopy, index, nfs_export] = switches;
@@ -291,6 +292,7 @@ prop_compose! {
         Options {
             lower, data_only, upper, work, userxattr, fsync, redirect_dir, metacopy, index,
             nfs_export, xino, uuid, verity, credentials, default_permissions, allow_other, flags,
+            labels: label.into_iter().map(|value| Label { name: "context", value }).collect(),
             tuning, shown, fsname: fsname.map(OsString::from),
         }
     }

@@ -23,6 +23,10 @@ impl Options {
         if self.allow_other {
             item(&mut out, b"allow_other");
         }
+        for label in &self.labels {
+            item(&mut out, format!("{}=", label.name).as_bytes());
+            escape_into(&mut out, label.value.as_bytes());
+        }
         if let Some(source) = &self.fsname {
             item(&mut out, b"fsname=");
             escape_into(&mut out, source.as_bytes());

@@ -122,6 +122,11 @@ fn by_fsopen(options: &Options, target: &Path) -> Result<(), Refusal> {
             return told(format!("fsconfig({key}{value})"), errno);
         }
     }
+    for label in options.labels_here() {
+        if let Err(errno) = fsconfig_set_string(&context, label.name, label.value.as_str()) {
+            return told(format!("fsconfig({})", label.name), errno);
+        }
+    }
     let flags = options.flags;
     for (flag, key) in [
         (MountFlags::RO, "ro"),
@@ -265,6 +270,10 @@ fn by_mount(options: &Options, target: &Path) -> Result<(), Refusal> {
 
 fn call_mount(options: &Options, target: &Path, data: &OsStr) -> Result<(), Errno> {
     let flags = ms_flags(options.flags);
+    let mut data = data.to_os_string();
+    for label in options.labels_here() {
+        data.push(format!(",{}=\"{}\"", label.name, label.value));
+    }
     let data = std::ffi::CString::new(data.as_bytes()).map_err(|_| Errno::INVAL)?;
     mount(source(options), target, "overlay", flags, data.as_c_str())
 }

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::handover::{Device, receive_descriptor};
-use crate::options::{MountFlags, Options, escaped};
+use crate::options::{Label, MountFlags, Options, escaped};
 use crate::server::MAX_REQUEST;
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, from_nix};
@@ -58,6 +58,7 @@ fn directly(options: &Options, target: &Path) -> Result<OwnedFd> {
         rustix::process::getgid().as_raw(),
         data(Guests::Everybody),
     );
+    let data = labelled(data, options.labels_here());
     nix::mount::mount(
         Some(source(options)),
         target,
@@ -93,6 +94,14 @@ pub(crate) fn mount_flags(flags: MountFlags) -> MsFlags {
         .into_iter()
         .filter(|(ours, _)| flags.contains(*ours))
         .fold(MsFlags::empty(), |all, (_, theirs)| all | theirs)
+}
+
+/// Labels are for SELinux, which takes its own part out of the string.
+fn labelled(mut data: String, labels: &[Label]) -> String {
+    for Label { name, value } in labels {
+        data.push_str(&format!(",{name}=\"{value}\""));
+    }
+    data
 }
 
 /// fusermount3 sets nosuid and nodev by itself.
@@ -306,4 +315,19 @@ pub(super) fn device(target: &Path) -> Device {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let stat = statx(CWD, target, flags, StatxFlags::empty()).ok()?;
     Some((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_quoted() {
+        let label = Label {
+            name: "context",
+            value: "u:r:t:s0:c1,c2".into(),
+        };
+        let data = labelled("fd=3".into(), &[label]);
+        assert_eq!(data, r#"fd=3,context="u:r:t:s0:c1,c2""#);
+    }
 }
