@@ -13,6 +13,7 @@
 mod escape;
 mod foreign;
 mod layers;
+mod nearest;
 mod parse;
 mod shown;
 #[cfg(test)]

@@ -360,6 +360,8 @@ fn typos(place: &Place) -> Verdict {
         ("noxattrs=maybe", "0 or 1"),
         ("redirect_dir=offf", "one of"),
         ("timeout=soon", "seconds"),
+        ("volatil", "perhaps `volatile` is meant"),
+        ("squash_to_rot", "perhaps `squash_to_root` is meant"),
     ] {
         for program in ["fuse-overlayfs", "overfall-mount", "overfall mount"] {
             let said = place.shell(&format!("{program} -o $O,{option} merged"));

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::escape::split;
+use super::nearest::nearest;
 use super::parse::{Reader, Taken, halves, unknown, wrong};
 use super::{Fsync, Options, Switch, Threads, Timeout};
 use crate::{Error, Result};
@@ -60,11 +61,12 @@ impl Foreign {
     }
 }
 
-/// What looks like the rest of a directory's name isn't passed over: the mount would be of another
-/// directory.
+/// What looks like the rest of a directory's name isn't passed over, nor is what looks like one of
+/// ours: the mount would be another than was wanted.
 fn certainly_an_option(item: Vec<u8>, after_directory: bool) -> Result<OsString, Error> {
-    if after_directory && halves(&item).0.contains(&b'/') {
-        return Err(unknown(&item, true));
+    let name = halves(&item).0;
+    if after_directory && name.contains(&b'/') || nearest(name).is_some() {
+        return Err(unknown(&item, after_directory));
     }
     Ok(OsString::from_vec(item))
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::escape::{split, unescape};
+use super::nearest::nearest;
 use super::words::{FLAGS, Word, is_for_fstab};
 use super::{Fsync, Label, Options};
 use crate::{Error, Result};
@@ -235,10 +236,10 @@ pub(super) fn show(bytes: &[u8]) -> String {
 
 pub(super) fn unknown(item: &[u8], after_directory: bool) -> Error {
     let error = refused(format!("unknown option `{}`", show(halves(item).0)));
-    if after_directory {
-        error.remedy("a `,` in a directory's name is written `\\,`")
-    } else {
-        error
+    match nearest(halves(item).0) {
+        Some(name) => error.remedy(format!("perhaps `{name}` is meant")),
+        None if after_directory => error.remedy("a `,` in a directory's name is written `\\,`"),
+        None => error,
     }
 }
 
