@@ -21,6 +21,7 @@ cases![
     noxattrs,
     volatile_and_fsync,
     the_kernels_overlay_has_none_of_them,
+    layers_of_images,
     typos,
 ];
 
@@ -346,6 +347,37 @@ fn the_kernels_overlay_has_none_of_them(place: &Place) -> Verdict {
         assert!(place.mounted().unwrap().contains("fuse.overfall"));
         place.ok("overfall umount merged");
     }
+    DONE
+}
+
+/// As containers/storage unpacks them for a mount program; the kernel's form counts, too.
+fn layers_of_images(place: &Place) -> Verdict {
+    place.ok(
+        "mkdir -p base/d/in base/e base/k base/o top/d top/e top/k; \
+         >base/gone; >base/d/f; >base/e/f; >base/k/f; >base/o/f; >base/both; \
+         >top/.wh.gone; >top/d/.wh..wh..opq; >top/d/new; >top/e/.wh.f; >top/.wh.o; \
+         mknod top/k/f c 0 0; echo top >top/both; >top/.wh.both; mkdir top/o; >top/o/new; \
+         >top/.wh.nothing; mkdir top/.wh.dir",
+    );
+    let options = "lowerdir=top:base,upperdir=upper,workdir=work";
+    let tree = "cd merged && find . | sort | tr '\\n' ' ' && cat both && stat gone 2>&1 | grep -c 'No such'; \
+                stat .wh.gone 2>&1 | grep -c 'No such'";
+    let shown = ". ./both ./d ./d/new ./e ./k ./o ./o/new top\n1\n1\n";
+    place.ok(&format!("fuse-overlayfs -o {options} merged"));
+    assert_eq!(place.ok(tree), shown);
+    // What is made anew and removed again is the kernel's in the upper.
+    place.ok("cd merged && echo x >gone && rm gone && rm both && mkdir d/in && rm -r o && ! ls gone both o");
+    assert_eq!(
+        place.ok("stat -c %F upper/both"),
+        "character special file\n"
+    );
+    assert_eq!(place.ok("find upper -name '.wh*'"), "");
+    unmount(place);
+    // Elsewhere it is an option, and without it those are names as any others.
+    place.ok("rm -rf upper/* && overfall mount -o lowerdir=top:base,image_layers merged");
+    assert_eq!(place.ok(tree), shown);
+    place.ok("overfall umount merged && overfall mount -o lowerdir=top:base merged");
+    place.ok("ls merged/gone merged/.wh.gone && overfall umount merged");
     DONE
 }
 

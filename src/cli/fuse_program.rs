@@ -86,6 +86,8 @@ fn run(mut args: Args, program: FuseProgram) -> Result<()> {
         found.options.fsname = Some(source.into_os_string());
     }
     if program == FuseProgram::FuseOverlayfs {
+        // Its callers unpack the layers of images as they come.
+        found.options.shown.image_layers = true;
         check_layers(&found.options, &target)?;
         trust_again(&found.options);
     }

@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 
 use super::Switch;
+use crate::format::Form;
 
 /// How the tree differs from the layers. By default it doesn't.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub struct Shown {
     pub records: Records,
     /// `static_nlink`: every directory has one link.
     pub static_nlink: bool,
+    /// `image_layers`: names that begin with `.wh.` in the lower layers hide others, as in layers
+    /// of images. containers/storage unpacks them so for a mount program.
+    pub image_layers: bool,
     /// `noacl`: there are no POSIX ACLs.
     pub no_acl: bool,
     /// `noxattrs`: there are no extended attributes.
@@ -152,6 +156,7 @@ impl Shown {
         Some(match name {
             "squash_to_root" => &mut self.squash_to_root,
             "static_nlink" => &mut self.static_nlink,
+            "image_layers" => &mut self.image_layers,
             "noacl" => &mut self.no_acl,
             _ => return None,
         })
@@ -180,6 +185,7 @@ impl Shown {
         let flags = [
             ("squash_to_root", self.squash_to_root),
             ("static_nlink", self.static_nlink),
+            ("image_layers", self.image_layers),
             ("noacl", self.no_acl),
             ("noxattrs", self.no_xattrs),
         ];
@@ -205,6 +211,14 @@ impl Shown {
     /// Whether an extended attribute can't be had, or made.
     pub(crate) fn withholds(&self, name: &OsStr) -> bool {
         self.no_xattrs || self.no_acl && name.as_encoded_bytes().starts_with(b"system.posix_acl_")
+    }
+
+    /// The form of lower layers that don't say in which one they are.
+    pub(crate) fn form_of_lowers(&self) -> Form {
+        match self.image_layers {
+            true => Form::Dotted,
+            false => Form::Kernel,
+        }
     }
 
     /// Whether the kernel is to check ACLs.

@@ -246,15 +246,15 @@ prop_compose! {
         map in proptest::option::of((0u32..9, 0u32..9, 1u32..9)),
         ids in proptest::array::uniform2(proptest::option::of(0u32..9)),
         records in one_of_records(),
-        marks in proptest::array::uniform4(any::<bool>()),
+        marks in proptest::array::uniform5(any::<bool>()),
     ) -> Shown {
         let map = map.map(|(disk, shown, count)| format!("{disk}:{shown}:{count}"));
         let map = map.map_or(IdMap::default(), |map| IdMap::parse(map.as_bytes()).unwrap());
         let [squash_to_uid, squash_to_gid] = ids;
-        let [squash_to_root, static_nlink, no_acl, no_xattrs] = marks;
+        let [squash_to_root, static_nlink, no_acl, no_xattrs, image_layers] = marks;
         Shown {
             uids: map.clone(), gids: map, squash_to_uid, squash_to_gid, squash_to_root, records,
-            static_nlink, no_acl, no_xattrs,
+            static_nlink, no_acl, no_xattrs, image_layers,
         }
     }
 }
