@@ -12,20 +12,26 @@
 //! disk, and [`check_layers`] looks at the directories.
 
 mod escape;
+mod foreign;
 mod layers;
+mod nearest;
 mod parse;
 mod serving;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod tuning;
 mod words;
 mod write;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+pub use foreign::Foreign;
 pub use layers::{check_layers, check_layers_for_kernel};
 pub use serving::Serving;
+pub use shown::{IdMap, Records, Shown};
 pub use tuning::{Readdirplus, Threads, Timeout, Tuning};
 pub(crate) use write::escaped;
 
@@ -69,10 +75,31 @@ pub struct Options {
     pub allow_other: bool,
     /// Generic mount flags.
     pub flags: MountFlags,
+    /// `fsname=`: what the mount table shows as the source.
+    pub fsname: Option<OsString>,
+    /// `context=` and its kin: SELinux labels. Where there is no SELinux nobody asks for them.
+    pub labels: Vec<Label>,
+    /// How the FUSE server's tree differs from the layers; the kernel's overlay can't.
+    pub shown: Shown,
     /// How the FUSE server and the kernel share the work; the kernel's overlay passes over it.
     pub tuning: Tuning,
     /// What the FUSE server's process tells and may do; the kernel's overlay passes over it.
     pub serving: Serving,
+}
+
+/// A label for SELinux.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The name of the option.
+    pub name: &'static str,
+    /// The label; may have commas in it.
+    pub value: String,
+}
+
+impl Label {
+    /// The options that carry labels.
+    pub(crate) const NAMES: [&'static str; 4] =
+        ["context", "fscontext", "defcontext", "rootcontext"];
 }
 
 /// `on` or `off`.
@@ -228,6 +255,14 @@ impl Options {
         }
         let on = Some(Switch::On);
         (self.nfs_export == on).then_some("nfs_export=on")
+    }
+
+    /// The labels, where SELinux is there to take them: without it a mount with one is refused.
+    pub(crate) fn labels_here(&self) -> &[Label] {
+        match Path::new("/sys/fs/selinux/enforce").exists() {
+            true => &self.labels,
+            false => &[],
+        }
     }
 
     /// The first option that needs the attributes of the machine's root.

@@ -57,6 +57,9 @@ fn why_not_native(overlay: &Overlay) -> Option<String> {
     if matches!(overlay.owners, Owners::Given { .. }) {
         return Some("it shows no other owners than the layers'".to_owned());
     }
+    if let Some(option) = overlay.options.shown.first() {
+        return Some(format!("it doesn't know `{option}`"));
+    }
     match probe::trial(&overlay.options) {
         Ok(verdict) if is_enough(&verdict, overlay.owners) => None,
         Ok(verdict) => Some(reason(&verdict)),

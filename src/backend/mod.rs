@@ -6,6 +6,7 @@ mod form;
 mod fuse;
 mod list;
 mod native;
+mod remount;
 mod unmount;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use fuse::{Busy, Log};
 
 pub use forget::forget;
 pub use list::{Listed, Place, list};
+pub(crate) use remount::remount;
 pub use unmount::{unmount, unmount_all};
 
 /// How long an unmount waits for the server, which may have gigabytes to write to a slow disk.

@@ -12,6 +12,11 @@ use crate::{Error, Overlay, Result};
 /// not: the others could be read by nobody.
 pub(crate) fn mount(overlay: &Overlay) -> Result<()> {
     let mut options = overlay.options.clone();
+    if let Some(option) = options.shown.first() {
+        return Err(Error::usage("choosing the backend")
+            .because(format!("the kernel's overlay doesn't know `{option}`"))
+            .remedy("leave the option out, or use `--backend fuse`"));
+    }
     options.userxattr |= Privilege::current().needs_userxattr();
     // The other options may not go together with the one that was just added.
     options.check()?;

@@ -54,6 +54,15 @@ pub fn unmount_all() -> Result<Vec<Error>> {
     Ok(ended.filter_map(Result::err).collect())
 }
 
+/// Whether what is on top at `target` is an overlay, the kernel's or ours.
+pub(super) fn is_ours(target: &Path) -> Result<bool> {
+    let target = absolute(target)?;
+    let mounts = mountinfo::read()
+        .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
+    let top = mounts.iter().rfind(|mount| mount.point == target);
+    Ok(top.is_some_and(|mount| mount.fstype == "overlay" || mount.fstype == fuse::FILE_SYSTEM))
+}
+
 /// The target's name from the root. The target itself may be a mount that nobody serves any more:
 /// it isn't asked.
 fn absolute(target: &Path) -> Result<PathBuf> {

@@ -5,9 +5,12 @@
 
 mod check;
 mod forget;
+mod fuse_program;
 mod generate;
 mod list;
 mod mount;
+mod mount_helper;
+mod role;
 mod run;
 mod umount;
 mod upgrade_layer;
@@ -71,6 +74,12 @@ impl From<BackendArg> for Backend {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    match role::Role::of(&arguments) {
+        role::Role::Commands => {}
+        role::Role::MountHelper(backend) => return mount_helper::main(arguments, backend),
+        role::Role::FuseProgram(program) => return fuse_program::main(arguments, program),
+    }
     let cli = Cli::parse();
     start_log(cli.verbose);
     // `overfall check | head` ends quietly, as other programs do. Rust ignores the signal, and
@@ -111,5 +120,25 @@ fn print(text: &str) -> crate::Result<()> {
             Err(Error::system("writing to stdout").because(error.to_string()))
         }
         _ => Ok(()),
+    }
+}
+
+/// What is wrong with a command line, without the usage that follows.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    match error.kind() {
+        // What is missing stands on the next lines.
+        clap::error::ErrorKind::MissingRequiredArgument => {
+            let missing: Vec<_> = text
+                .lines()
+                .skip(1)
+                .map(str::trim)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            format!("{line} {}", missing.join(" "))
+        }
+        _ => line.to_owned(),
     }
 }

@@ -43,16 +43,21 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let options = Options::parse_all(args.options.iter().map(OsString::as_os_str))?;
     let overlay = Overlay::from_options(options, args.target).backend(args.backend.into());
+    carry(overlay, args.foreground)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Mounts, and stays until the mount has gone where that is wanted.
+pub(super) fn carry(overlay: Overlay, foreground: bool) -> Result<()> {
     let serving = &overlay.options.serving;
     let nowhere_to_tell = serving.debug && serving.log.is_none();
-    if args.foreground || nowhere_to_tell {
-        stay(overlay)?;
-    } else {
-        let mounted = overlay.mount()?;
-        tell(&mounted);
-        mounted.forget();
+    if foreground || nowhere_to_tell {
+        return stay(overlay);
     }
-    Ok(ExitCode::SUCCESS)
+    let mounted = overlay.mount()?;
+    tell(&mounted);
+    mounted.forget();
+    Ok(())
 }
 
 /// Mounts and waits until it is unmounted, by somebody or because of a signal.

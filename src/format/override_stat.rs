@@ -5,6 +5,9 @@
 /// Name of the attribute.
 pub const NAME: &str = "user.containers.override_stat";
 
+/// Name of the attribute that fuse-overlayfs's `xattr_permissions=1` uses. The value is the same.
+pub const PRIVILEGED_NAME: &str = "security.fuseoverlayfs.override_stat";
+
 /// What the attribute says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverrideStat {

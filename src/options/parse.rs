@@ -5,8 +5,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::escape::{split, unescape};
+use super::nearest::nearest;
 use super::words::{FLAGS, Word, is_for_fstab};
-use super::{Fsync, Options};
+use super::{Fsync, Label, Options};
 use crate::{Error, Result};
 
 impl Options {
@@ -30,7 +31,10 @@ impl Options {
         let mut reader = Reader::default();
         for string in strings {
             for item in split(string.as_bytes(), b',') {
-                reader.item(item)?;
+                let after_directory = reader.after_directory;
+                if reader.item(item)? == Taken::Unknown {
+                    return Err(unknown(item, after_directory));
+                }
             }
         }
         reader.options.check()?;
@@ -47,23 +51,27 @@ enum LowerForm {
     OneByOne,
 }
 
+/// Whether an item is one of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Known,
+    Unknown,
+}
+
 #[derive(Debug, Default)]
-struct Reader {
-    options: Options,
+pub(super) struct Reader {
+    pub(super) options: Options,
     lower_form: LowerForm,
     /// The item before this one was a directory, so this one may be the rest of its name.
-    after_directory: bool,
+    pub(super) after_directory: bool,
 }
 
 impl Reader {
-    fn item(&mut self, item: &[u8]) -> Result<()> {
-        let (name, value) = match item.iter().position(|&byte| byte == b'=') {
-            Some(at) => (&item[..at], Some(&item[at + 1..])),
-            None => (item, None),
-        };
-        let after_directory = std::mem::take(&mut self.after_directory);
+    pub(super) fn item(&mut self, item: &[u8]) -> Result<Taken> {
+        let (name, value) = halves(item);
+        self.after_directory = false;
         let Ok(text) = std::str::from_utf8(name) else {
-            return Err(unknown(name, after_directory));
+            return Ok(Taken::Unknown);
         };
         match text {
             "" if value.is_none() => {}
@@ -79,17 +87,22 @@ impl Reader {
             "uuid" => self.options.uuid = Some(word(name, value)?),
             "verity" => self.options.verity = Some(word(name, value)?),
             "fsync" => self.options.fsync = word(name, value)?,
+            "fsname" => self.options.fsname = Some(name_of_source(needed(name, value)?)),
             _ if is_for_fstab(name) => {}
+            _ if Label::NAMES.contains(&text) => self.label(name, value)?,
             _ => {
                 let Options {
-                    serving, tuning, ..
+                    shown,
+                    serving,
+                    tuning,
+                    ..
                 } = &mut self.options;
                 let given = value.unwrap_or_default();
-                let taken = serving.take(text, given);
-                let taken = taken.or_else(|| tuning.take(text, given));
-                match taken {
+                let taken = shown.take(text, value);
+                let taken = taken.or_else(|| serving.take(text, given));
+                match taken.or_else(|| tuning.take(text, given)) {
                     Some(taken) => taken.map_err(|wanted| wrong(name, value, &wanted))?,
-                    None => self.flag(name, value, after_directory)?,
+                    None => return self.flag(name, value),
                 }
             }
         }
@@ -97,11 +110,27 @@ impl Reader {
             text,
             "lowerdir" | "lowerdir+" | "datadir+" | "upperdir" | "workdir"
         );
+        Ok(Taken::Known)
+    }
+
+    /// `context=LABEL`. Later ones win.
+    fn label(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let value = needed(name, value)?;
+        let plain = unescape(value).and_then(|plain| String::from_utf8(plain).ok());
+        let plain = plain.filter(|plain| !plain.contains(['"', '\0']));
+        let value = plain.ok_or_else(|| wrong(name, Some(value), "a label"))?;
+        let labels = &mut self.options.labels;
+        labels.retain(|label| label.name.as_bytes() != name);
+        let names = Label::NAMES.iter().filter(|known| known.as_bytes() == name);
+        labels.extend(names.map(|name| Label {
+            name,
+            value: value.clone(),
+        }));
         Ok(())
     }
 
     /// The options without a value.
-    fn flag(&mut self, name: &[u8], value: Option<&[u8]>, after_directory: bool) -> Result<()> {
+    fn flag(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<Taken> {
         match name {
             b"userxattr" => self.options.userxattr = true,
             b"volatile" => self.options.fsync = Fsync::Volatile,
@@ -113,14 +142,14 @@ impl Reader {
             }
             _ => {
                 let Some(flag) = FLAGS.iter().find(|flag| flag.name.as_bytes() == name) else {
-                    return Err(unknown(name, after_directory));
+                    return Ok(Taken::Unknown);
                 };
                 self.options.flags.remove(flag.clear);
                 self.options.flags.insert(flag.set);
             }
         }
         match value {
-            None => Ok(()),
+            None => Ok(Taken::Known),
             Some(_) => Err(refused(format!("`{}` takes no value", show(name)))),
         }
     }
@@ -192,20 +221,33 @@ impl Reader {
     }
 }
 
-fn refused(why: impl Into<String>) -> Error {
+/// What stands before and behind the first `=`.
+pub(super) fn halves(item: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match item.iter().position(|&byte| byte == b'=') {
+        Some(at) => (&item[..at], Some(&item[at + 1..])),
+        None => (item, None),
+    }
+}
+
+/// A `\,` is a comma; all else is as it is written.
+fn name_of_source(value: &[u8]) -> OsString {
+    OsString::from_vec(unescape(value).unwrap_or_else(|| value.to_vec()))
+}
+
+pub(super) fn refused(why: impl Into<String>) -> Error {
     Error::usage("reading the options").because(why)
 }
 
-fn show(bytes: &[u8]) -> String {
+pub(super) fn show(bytes: &[u8]) -> String {
     OsStr::from_bytes(bytes).display().to_string()
 }
 
-fn unknown(name: &[u8], after_directory: bool) -> Error {
-    let error = refused(format!("unknown option `{}`", show(name)));
-    if after_directory {
-        error.remedy("a `,` in a directory's name is written `\\,`")
-    } else {
-        error
+pub(super) fn unknown(item: &[u8], after_directory: bool) -> Error {
+    let error = refused(format!("unknown option `{}`", show(halves(item).0)));
+    match nearest(halves(item).0) {
+        Some(name) => error.remedy(format!("perhaps `{name}` is meant")),
+        None if after_directory => error.remedy("a `,` in a directory's name is written `\\,`"),
+        None => error,
     }
 }
 
@@ -236,7 +278,7 @@ fn word<T: Word>(name: &[u8], value: Option<&[u8]>) -> Result<T> {
 }
 
 /// The error for a value that isn't what is `wanted`.
-fn wrong(name: &[u8], value: Option<&[u8]>, wanted: &str) -> Error {
+pub(super) fn wrong(name: &[u8], value: Option<&[u8]>, wanted: &str) -> Error {
     match needed(name, value) {
         Ok(value) => refused(format!(
             "`{}={}`: the value must be {wanted}",

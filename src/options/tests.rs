@@ -267,6 +267,32 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn shown()(
+        map in proptest::option::of((0u32..9, 0u32..9, 1u32..9)),
+        ids in proptest::array::uniform2(proptest::option::of(0u32..9)),
+        records in one_of_records(),
+        marks in proptest::array::uniform5(any::<bool>()),
+    ) -> Shown {
+        let map = map.map(|(disk, shown, count)| format!("{disk}:{shown}:{count}"));
+        let map = map.map_or(IdMap::default(), |map| IdMap::parse(map.as_bytes()).unwrap());
+        let [squash_to_uid, squash_to_gid] = ids;
+        let [squash_to_root, static_nlink, no_acl, no_xattrs, image_layers] = marks;
+        Shown {
+            uids: map.clone(), gids: map, squash_to_uid, squash_to_gid, squash_to_root, records,
+            static_nlink, no_acl, no_xattrs, image_layers,
+        }
+    }
+}
+
+fn one_of_records() -> impl Strategy<Value = Records> {
+    proptest::sample::select(vec![
+        Records::None,
+        Records::Privileged,
+        Records::Containers,
+    ])
+}
+
+prop_compose! {
     fn options()(
         lower in proptest::collection::vec(path(), 1..5),
         data_only in proptest::collection::vec(path(), 0..3),
@@ -282,6 +308,9 @@ prop_compose! {
         flags in flags(),
         tuning in tuning(),
         serving in serving(),
+        fsname in proptest::option::of("[^\\x00]{1,9}"),
+        shown in shown(),
+        label in proptest::option::of("[a-z,:\\\\]{1,9}"),
     ) -> Options {
         let (upper, work) = writable.unzip();
         let [metacopy, index, nfs_export] = switches;
@@ -289,7 +318,8 @@ prop_compose! {
         Options {
             lower, data_only, upper, work, userxattr, fsync, redirect_dir, metacopy, index,
             nfs_export, xino, uuid, verity, credentials, default_permissions, allow_other, flags,
-            tuning, serving,
+            labels: label.into_iter().map(|value| Label { name: "context", value }).collect(),
+            tuning, serving, shown, fsname: fsname.map(OsString::from),
         }
     }
 }

@@ -181,7 +181,7 @@ fn timeout(value: &[u8]) -> Result<Timeout, String> {
 }
 
 /// Digits alone: no sign, no space.
-fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
     let digits = value.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(value)
         .ok()

@@ -138,6 +138,16 @@ pub(super) fn is_for_fstab(name: &[u8]) -> bool {
         b"nofail",
         b"_netdev",
         b"comment",
+        b"user",
+        b"nouser",
+        b"users",
+        b"nousers",
+        b"owner",
+        b"noowner",
+        b"group",
+        b"nogroup",
+        b"helper",
+        b"uhelper",
     ];
     WORDS.contains(&name) || name.starts_with(b"x-") || name.starts_with(b"X-")
 }

@@ -23,7 +23,15 @@ impl Options {
         if self.allow_other {
             item(&mut out, b"allow_other");
         }
-        for written in self.tuning.written() {
+        for label in &self.labels {
+            item(&mut out, format!("{}=", label.name).as_bytes());
+            escape_into(&mut out, label.value.as_bytes());
+        }
+        if let Some(source) = &self.fsname {
+            item(&mut out, b"fsname=");
+            escape_into(&mut out, source.as_bytes());
+        }
+        for written in self.shown.written().iter().chain(&self.tuning.written()) {
             item(&mut out, written.as_bytes());
         }
         for written in self.serving.written() {

@@ -40,9 +40,13 @@ impl Refusal {
     }
 }
 
-/// What mountinfo shows as the source of our mounts of the kernel's overlay: what `overfall list`
-/// knows them by.
+/// What mountinfo shows as the source of our mounts of the kernel's overlay, unless `fsname=` says
+/// otherwise: what `overfall list` knows them by.
 pub(crate) const SOURCE: &str = "overfall";
+
+fn source(options: &Options) -> &OsStr {
+    options.fsname.as_deref().unwrap_or(OsStr::new(SOURCE))
+}
 
 /// The longest value that fsconfig(2) takes as a string.
 const LONGEST_STRING: usize = 255;
@@ -121,6 +125,11 @@ fn by_fsopen(options: &Options, target: &Path) -> Result<(), Refusal> {
             return told(format!("fsconfig({key}{value})"), errno);
         }
     }
+    for label in options.labels_here() {
+        if let Err(errno) = fsconfig_set_string(&context, label.name, label.value.as_str()) {
+            return told(format!("fsconfig({})", label.name), errno);
+        }
+    }
     let flags = options.flags;
     for (flag, key) in [
         (MountFlags::RO, "ro"),
@@ -134,7 +143,7 @@ fn by_fsopen(options: &Options, target: &Path) -> Result<(), Refusal> {
         }
     }
     // Without a source mountinfo shows "none"; a kernel that refuses the name does no harm.
-    let _shown_only = fsconfig_set_string(&context, "source", SOURCE);
+    let _shown_only = fsconfig_set_string(&context, "source", source(options));
     if let Err(errno) = fsconfig_create(&context) {
         return told("fsconfig(create)".to_owned(), errno);
     }
@@ -237,11 +246,10 @@ fn collect<T: Copy>(
 }
 
 fn by_mount(options: &Options, target: &Path) -> Result<(), Refusal> {
-    let flags = ms_flags(options.flags);
     let page = rustix::param::page_size();
     let data = options.to_kernel_data(|path| path);
     let outcome = if data.len() < page {
-        call_mount(target, flags, &data)
+        call_mount(options, target, &data)
     } else {
         // One directory above all layers makes their names shorter.
         let base = common_ancestor(options);
@@ -258,25 +266,30 @@ fn by_mount(options: &Options, target: &Path) -> Result<(), Refusal> {
                 ),
             });
         }
-        mount_from(&base, target, flags, &shorter)
+        mount_from(&base, options, target, &shorter)
     };
     outcome.map_err(|errno| Refusal::new("mount(2)", errno))
 }
 
-fn call_mount(target: &Path, flags: MsFlags, data: &OsStr) -> Result<(), Errno> {
+fn call_mount(options: &Options, target: &Path, data: &OsStr) -> Result<(), Errno> {
+    let flags = ms_flags(options.flags);
+    let mut data = data.to_os_string();
+    for label in options.labels_here() {
+        data.push(format!(",{}=\"{}\"", label.name, label.value));
+    }
     let data = std::ffi::CString::new(data.as_bytes()).map_err(|_| Errno::INVAL)?;
-    mount(SOURCE, target, "overlay", flags, data.as_c_str())
+    mount(source(options), target, "overlay", flags, data.as_c_str())
 }
 
 /// Mounts with `base` as the working directory, of a thread of its own, so that nobody else's
 /// working directory moves.
-fn mount_from(base: &Path, target: &Path, flags: MsFlags, data: &OsStr) -> Result<(), Errno> {
+fn mount_from(base: &Path, options: &Options, target: &Path, data: &OsStr) -> Result<(), Errno> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
                 .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
             rustix::process::chdir(base)?;
-            call_mount(target, flags, data)
+            call_mount(options, target, data)
         });
         thread.join().unwrap_or(Err(Errno::AGAIN))
     })

@@ -128,7 +128,7 @@ impl Server {
 
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.opens = policy::negotiate(config, &self.tuning);
+        self.opens = policy::negotiate(config, &self.tuning, self.tree.acls());
         if let Some(kernel) = self.kernel.as_mut().and_then(Arc::get_mut) {
             kernel.expires = policy::expires(config);
         }

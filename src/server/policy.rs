@@ -49,23 +49,23 @@ const CONGESTION: u16 = 48;
 /// `POSIX_LOCKS` and `FLOCK_LOCKS`, without which the kernel keeps advisory locks itself, on the
 /// merged inode; `EXPORT_SUPPORT`; `SETXATTR_EXT`, which fuser 0.18 can't decode;
 /// `CREATE_SUPP_GROUP`.
-const WANTED: [InitFlags; 6] = [
+const WANTED: [InitFlags; 5] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_MAX_PAGES,
 ];
 
 /// What is asked of the kernel because the options say so, or say nothing.
-fn wanted(tuning: &Tuning) -> Vec<InitFlags> {
+fn wanted(tuning: &Tuning, acls: Switch) -> Vec<InitFlags> {
     let mut flags = WANTED.to_vec();
     let mut on = |wanted: bool, flag| {
         if wanted {
             flags.push(flag);
         }
     };
+    on(acls == Switch::On, InitFlags::FUSE_POSIX_ACL);
     let readdirplus = tuning.readdirplus.unwrap_or(Readdirplus::Auto);
     on(
         readdirplus != Readdirplus::Off,
@@ -175,8 +175,8 @@ pub(super) fn expires(config: &KernelConfig) -> bool {
 }
 
 /// Agrees with the kernel on what it offers and we want.
-pub(super) fn negotiate(config: &mut KernelConfig, tuning: &Tuning) -> Opens {
-    for flag in wanted(tuning) {
+pub(super) fn negotiate(config: &mut KernelConfig, tuning: &Tuning, acls: Switch) -> Opens {
+    for flag in wanted(tuning, acls) {
         if config.add_capabilities(flag).is_err() {
             log::debug!("the kernel does not offer {flag:?}");
         }

@@ -15,8 +15,8 @@ use super::spot::Spot;
 use super::types::{Attr, FileKind};
 use super::work::{Temp, Work};
 use super::{Outcome, Union};
+use crate::format::is_guard;
 use crate::format::protattr::Protection;
-use crate::format::{is_guard, override_stat};
 use crate::sys::times::times_of;
 use crate::sys::{Errno, fileflags};
 
@@ -143,6 +143,9 @@ impl Union {
 
     /// Gives the copy the owner of the original; says whether it has to be recorded instead.
     pub(super) fn give_owner(&self, work: &Work, copy: &Copy<'_>, shown: &Attr) -> Outcome<Owner> {
+        if self.owners.only_records(shown.kind) {
+            return Ok(Owner::ToBeRecorded);
+        }
         match copy_spot(copy).chown(Some(shown.uid), Some(shown.gid)) {
             Ok(()) if self.owners.is_ambiguous(Some(shown.uid), Some(shown.gid)) => {
                 Ok(Owner::ToBeRecorded)
@@ -173,7 +176,7 @@ impl Union {
         if shown.kind == FileKind::Symlink {
             return Ok(());
         }
-        spot.chmod(u32::from(shown.perm))
+        spot.chmod(self.owners.perm_on_disk(shown.kind, shown.perm))
             .map_err(|errno| work.fault("copy-up: giving the mode", errno))
     }
 
@@ -185,7 +188,7 @@ impl Union {
         let stat = spot.stat()?;
         let stat = stat.ok_or_else(|| spot.fault("emptying a directory", Errno::STALE))?;
         let record = self.record_at(&spot, &stat);
-        let shown = self.owners.show(node.state.read().ino, &stat, record);
+        let shown = self.owners.own(node.state.read().ino, &stat, record);
         let copy = make_dir(work)?;
         let owner = self.give_owner(work, &copy, &shown)?;
         self.copy_xattrs(work, &spot, &copy)?;
@@ -204,8 +207,7 @@ impl Union {
     /// has no attributes to write it in.
     pub(super) fn write_record(&self, spot: &Spot, shown: &Attr) -> Outcome<()> {
         let value = owners::record_of(shown).format();
-        let name = OsStr::new(override_stat::NAME);
-        match spot.set_xattr(name, &value, XattrFlags::empty()) {
+        match spot.set_xattr(self.owners.record_name(), &value, XattrFlags::empty()) {
             // A link's or fifo's owner can't be recorded: it is shown as the server's.
             Ok(()) | Err(Errno::PERM) => Ok(()),
             Err(Errno::OPNOTSUPP) => Err(spot.fault("recording an owner", Errno::PERM)),

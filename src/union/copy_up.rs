@@ -178,7 +178,7 @@ impl Union {
             return Err(spot.fault("copy-up: stat", Errno::STALE));
         };
         let record = self.record_at(&spot, &stat);
-        let shown = self.owners.show(node.state.read().ino, &stat, record);
+        let shown = self.owners.own(node.state.read().ino, &stat, record);
         // What has lost its name has no place where its data could be looked for.
         let later = data == Data::Later
             && self.follow.metacopy

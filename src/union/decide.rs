@@ -17,10 +17,10 @@ use crate::{Error, Result};
 
 const STEP: &str = "trying the upper's file system";
 
-/// In which form a lower layer is.
-pub(super) fn form_of_lower(root: &OwnedFd, path: &Path) -> Result<Form> {
+/// In which form a lower layer is. `unmarked` is the form of those that don't say.
+pub(super) fn form_of_lower(root: &OwnedFd, path: &Path, unmarked: Form) -> Result<Form> {
     match dotted::marked(root.as_fd()).context("looking at a lower layer", path)? {
-        Marked::No => Ok(Form::Kernel),
+        Marked::No => Ok(unmarked),
         Marked::Dotted => Ok(Form::Dotted),
         Marked::Upgrading => Err(half_upgraded(path)),
     }

@@ -265,7 +265,11 @@ impl RealDir {
                 opaque.map_err(|errno| self.fault("looking into a directory", name, errno))?
             }
         };
-        Ok((opaque || self.hides(name)?).then(|| OPAQUE.to_vec()))
+        if opaque || self.hides(name)? {
+            return Ok(Some(OPAQUE.to_vec()));
+        }
+        // A layer of an image may have come from either form.
+        Ok(xattr::fget(file.as_fd(), attr).ok())
     }
 
     /// As [`RealDir::opaque`] for a directory that isn't open: whether it hides those below.

@@ -402,7 +402,10 @@ impl Union {
                     .as_deref()
                     == Some(MAY_HOLD_XATTR_WHITEOUTS)
             }
-            FileType::RegularFile => self.owners.records() && real.layer == LayerIndex::Upper,
+            FileType::RegularFile => {
+                let upper = real.layer == LayerIndex::Upper;
+                self.owners.records() && upper || self.owners.records_all()
+            }
             _ => false,
         };
         if !look {

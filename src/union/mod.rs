@@ -46,8 +46,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::Stat;
 
-use crate::format::override_stat::{self, OverrideStat};
+use crate::format::override_stat::OverrideStat;
 use crate::format::{Form, XattrNamespace};
+use crate::options::Switch;
 use crate::sys::{Errno, memory};
 use aliases::Aliases;
 use index::Index;
@@ -66,6 +67,7 @@ pub use forget::Known;
 pub use owners::Owners;
 pub use setup::Setup;
 pub use types::*;
+pub(crate) use work::trust_again;
 
 /// `Result` of a request to the merged tree.
 pub type Outcome<T> = std::result::Result<T, Fault>;
@@ -239,12 +241,17 @@ impl Union {
         Err(stale())
     }
 
+    /// Whether the kernel is to check ACLs.
+    pub fn acls(&self) -> Switch {
+        self.owners.acls()
+    }
+
     /// What is recorded about the owner of a name in a real directory.
     fn record(&self, dir: &RealDir, name: &OsStr, stat: &Stat) -> Outcome<Option<OverrideStat>> {
         if !self.may_have_record(stat) {
             return Ok(None);
         }
-        let value = dir.xattr(name, OsStr::new(override_stat::NAME))?;
+        let value = dir.xattr(name, self.owners.record_name())?;
         Ok(value.and_then(|value| OverrideStat::parse(&value)))
     }
 
@@ -253,19 +260,23 @@ impl Union {
         if !self.may_have_record(stat) {
             return None;
         }
-        let value = spot.get_xattr(OsStr::new(override_stat::NAME)).ok()?;
+        let value = spot.get_xattr(self.owners.record_name()).ok()?;
         OverrideStat::parse(&value)
     }
 
-    /// Only files and directories can carry `user.*` attributes (xattr(7)).
     fn may_have_record(&self, stat: &Stat) -> bool {
-        let kind = FileKind::of_mode(stat.st_mode);
-        self.owners.records() && matches!(kind, FileKind::Regular | FileKind::Directory)
+        self.owners.may_have_record(FileKind::of_mode(stat.st_mode))
     }
 
     /// Whether an attribute is the owner's record, which is ours and not the user's.
     fn is_record(&self, name: &OsStr) -> bool {
-        self.owners.records() && name == override_stat::NAME
+        self.owners.records() && name == self.owners.record_name()
+    }
+
+    /// The attributes that a copy or a record of the object gets.
+    fn own_attr_of(&self, node: &Node, spot: &Spot, stat: &Stat) -> Attr {
+        let record = self.record_at(spot, stat);
+        self.owners.own(node.state.read().ino, stat, record)
     }
 
     /// The attributes of a node whose real object has this `stat`.

@@ -1,11 +1,13 @@
 //! Owners as they are shown, and as they are recorded where they can't be given.
 
+use std::ffi::OsStr;
 use std::fs;
 
 use rustix::fs::Stat;
 
-use super::types::{Attr, FileKind, Ino, Timestamp};
-use crate::format::override_stat::{Kind, OverrideStat};
+use super::types::{Attr, Caller, FileKind, Ino, Timestamp};
+use crate::format::override_stat::{self, Kind, OverrideStat};
+use crate::options::{IdMap, Records, Shown, Switch};
 
 /// What the merged tree does about owners that it can't give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,9 +31,10 @@ pub enum Owners {
 }
 
 /// The policy with what it needs to know of the system.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct OwnerPolicy {
     owners: Owners,
+    shown: Shown,
     overflow_uid: u32,
     overflow_gid: u32,
     /// The upper layer's device: what isn't on it is a lower layer's.
@@ -39,9 +42,10 @@ pub(crate) struct OwnerPolicy {
 }
 
 impl OwnerPolicy {
-    pub(crate) fn new(owners: Owners, upper: Option<u64>) -> Self {
+    pub(crate) fn new(owners: Owners, shown: &Shown, upper: Option<u64>) -> Self {
         Self {
             owners,
+            shown: shown.clone(),
             upper,
             overflow_uid: overflow_id("/proc/sys/kernel/overflowuid"),
             overflow_gid: overflow_id("/proc/sys/kernel/overflowgid"),
@@ -50,17 +54,103 @@ impl OwnerPolicy {
 
     /// Whether owners are recorded where they can't be given.
     pub(crate) fn records(&self) -> bool {
-        self.owners == Owners::FakeRoot
+        self.owners == Owners::FakeRoot || self.records_all()
+    }
+
+    /// Whether owners and modes are recorded rather than given, and were so in every layer.
+    pub(crate) fn records_all(&self) -> bool {
+        self.shown.records != Records::None
+    }
+
+    /// Whether owners and modes of objects of this kind are recorded rather than given. `user.*`
+    /// attributes can be set on files and directories only.
+    pub(crate) fn only_records(&self, kind: FileKind) -> bool {
+        match self.shown.records {
+            Records::None => false,
+            Records::Privileged => true,
+            Records::Containers => matches!(kind, FileKind::Regular | FileKind::Directory),
+        }
+    }
+
+    /// Whether an object of this kind may have a record.
+    pub(crate) fn may_have_record(&self, kind: FileKind) -> bool {
+        let can = self.shown.records == Records::Privileged
+            || matches!(kind, FileKind::Regular | FileKind::Directory);
+        self.records() && can
+    }
+
+    /// The attribute that records are in.
+    pub(crate) fn record_name(&self) -> &'static OsStr {
+        OsStr::new(match self.shown.records {
+            Records::Privileged => override_stat::PRIVILEGED_NAME,
+            Records::None | Records::Containers => override_stat::NAME,
+        })
+    }
+
+    /// The permission bits for the disk of what shall show `perm`. What is recorded there is out of
+    /// nobody's way, and gives nobody the server's own rights.
+    pub(crate) fn perm_on_disk(&self, kind: FileKind, perm: u16) -> u32 {
+        let perm = u32::from(perm);
+        match kind {
+            _ if !self.only_records(kind) => perm,
+            FileKind::Directory => perm | 0o700,
+            _ => perm & 0o777 | 0o600,
+        }
+    }
+
+    /// Whose a caller's new objects are on the disk. An id that the map has nothing for becomes
+    /// the kernel's "nobody", as it would be shown.
+    pub(crate) fn on_disk(&self, caller: Caller) -> Caller {
+        Caller {
+            uid: self.uid_on_disk(caller.uid),
+            gid: self.gid_on_disk(caller.gid),
+        }
+    }
+
+    /// The user on the disk who is shown as `uid`.
+    pub(crate) fn uid_on_disk(&self, uid: u32) -> u32 {
+        self.shown.uids.on_disk(uid).unwrap_or(self.overflow_uid)
+    }
+
+    /// The group on the disk that is shown as `gid`.
+    pub(crate) fn gid_on_disk(&self, gid: u32) -> u32 {
+        self.shown.gids.on_disk(gid).unwrap_or(self.overflow_gid)
+    }
+
+    /// Whether the kernel is to check ACLs.
+    pub(crate) fn acls(&self) -> Switch {
+        self.shown.acls()
+    }
+
+    /// Whether an extended attribute can't be had, or made.
+    pub(crate) fn withholds(&self, name: &OsStr) -> bool {
+        self.shown.withholds(name)
     }
 
     /// Whether an owner that could be given must be recorded all the same: what the kernel shows
     /// for unmapped owners may also be an id of the namespace ("nobody").
     pub(crate) fn is_ambiguous(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
-        self.records() && (uid == Some(self.overflow_uid) || gid == Some(self.overflow_gid))
+        self.owners == Owners::FakeRoot
+            && (uid == Some(self.overflow_uid) || gid == Some(self.overflow_gid))
     }
 
-    /// The attributes of an object, from its `stat` and, where owners are recorded, its record.
+    /// The attributes of an object as it is shown.
     pub(crate) fn show(&self, ino: Ino, stat: &Stat, record: Option<OverrideStat>) -> Attr {
+        let mut attr = self.own(ino, stat, record);
+        let (uids, gids): (&IdMap, &IdMap) = (&self.shown.uids, &self.shown.gids);
+        attr.uid = uids.shown(attr.uid).unwrap_or(self.overflow_uid);
+        attr.gid = gids.shown(attr.gid).unwrap_or(self.overflow_gid);
+        attr.uid = self.shown.squashed_uid().unwrap_or(attr.uid);
+        attr.gid = self.shown.squashed_gid().unwrap_or(attr.gid);
+        if self.shown.static_nlink && attr.kind == FileKind::Directory {
+            attr.nlink = 1;
+        }
+        attr
+    }
+
+    /// The attributes of an object, from its `stat` and, where owners are recorded, its record: its
+    /// own ones, which a copy of it gets.
+    pub(crate) fn own(&self, ino: Ino, stat: &Stat, record: Option<OverrideStat>) -> Attr {
         let mut attr = Attr {
             ino,
             kind: FileKind::of_mode(stat.st_mode),
@@ -91,16 +181,16 @@ impl OwnerPolicy {
             attr.uid = uid.unwrap_or(attr.uid);
             attr.gid = gid.unwrap_or(attr.gid);
         }
-        if self.records() {
+        if self.owners == Owners::FakeRoot {
             if attr.uid == self.overflow_uid {
                 attr.uid = 0;
             }
             if attr.gid == self.overflow_gid {
                 attr.gid = 0;
             }
-            if let Some(record) = record {
-                apply(&mut attr, record);
-            }
+        }
+        if let Some(record) = record.filter(|_| self.records()) {
+            apply(&mut attr, record);
         }
         attr
     }

@@ -100,7 +100,7 @@ impl Union {
             let may = marked.as_deref() == Some(MAY_HOLD_XATTR_WHITEOUTS);
             xattr_whiteouts.push(AtomicBool::new(may));
             let layer = LayerIndex::Lower(index as u16);
-            let form = decide::form_of_lower(&fd, path)?;
+            let form = decide::form_of_lower(&fd, path, options.shown.form_of_lowers())?;
             let dir =
                 RealDir::root(&ground, layer, form, fd).context("stat of a lower layer", path)?;
             lower_dirs.push(dir);
@@ -190,7 +190,11 @@ impl Union {
             work,
             namespace,
             form,
-            owners: OwnerPolicy::new(setup.owners, options.upper.is_some().then_some(device)),
+            owners: OwnerPolicy::new(
+                setup.owners,
+                &options.shown,
+                options.upper.is_some().then_some(device),
+            ),
             xattr_whiteouts,
             origins,
             aliases: Aliases::new(),

@@ -364,7 +364,8 @@ fn records_of_owners_with_wrong_values_do_no_harm() {
             fs::write(inner.join("x"), "x").unwrap();
             for path in [file, inner] {
                 let flags = rustix::fs::XattrFlags::empty();
-                rustix::fs::setxattr(path, override_stat::NAME, value, flags).unwrap();
+                rustix::fs::setxattr(path, crate::format::override_stat::NAME, value, flags)
+                    .unwrap();
             }
         }
     };

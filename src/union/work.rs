@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 
 use super::layer::{Ground, LayerIndex, RealDir};
 use super::locks::{OrderedMutex, Rank};
@@ -305,5 +305,21 @@ pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
         Err(errno) => Err(Error::system("locking the writable layer")
             .at(path)
             .errno(errno)),
+    }
+}
+
+/// Removes the mark that a volatile mount leaves in `workdir`. That there is none is no error.
+pub(crate) fn trust_again(workdir: &Path) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut dir = rustix::fs::openat(CWD, workdir, flags, Mode::empty())?;
+    for name in [WORK, INCOMPAT] {
+        dir = match rustix::fs::openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
+    }
+    match tree::remove(dir.as_fd(), OsStr::new("volatile")) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
     }
 }

@@ -1,6 +1,6 @@
 //! The mount itself: by mount(2) where that is allowed, by fusermount3 otherwise.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::handover::{Device, receive_descriptor};
-use crate::options::{MountFlags, Options};
+use crate::options::{Label, MountFlags, Options, escaped};
 use crate::server::MAX_REQUEST;
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, from_nix};
@@ -58,8 +58,9 @@ fn directly(options: &Options, target: &Path) -> Result<OwnedFd> {
         rustix::process::getgid().as_raw(),
         data(Guests::Everybody),
     );
+    let data = labelled(data, options.labels_here());
     nix::mount::mount(
-        Some(SOURCE),
+        Some(source(options)),
         target,
         Some(FILE_SYSTEM),
         mount_flags(options.flags),
@@ -67,6 +68,10 @@ fn directly(options: &Options, target: &Path) -> Result<OwnedFd> {
     )
     .map_err(|errno| mount_error(from_nix(errno), target))?;
     Ok(device)
+}
+
+fn source(options: &Options) -> &OsStr {
+    options.fsname.as_deref().unwrap_or(OsStr::new(SOURCE))
 }
 
 fn data(guests: Guests) -> String {
@@ -77,7 +82,7 @@ fn data(guests: Guests) -> String {
     format!("default_permissions,max_read={MAX_REQUEST}{guests}")
 }
 
-fn mount_flags(flags: MountFlags) -> MsFlags {
+pub(crate) fn mount_flags(flags: MountFlags) -> MsFlags {
     let pairs = [
         (MountFlags::RO, MsFlags::MS_RDONLY),
         (MountFlags::NOSUID, MsFlags::MS_NOSUID),
@@ -91,14 +96,24 @@ fn mount_flags(flags: MountFlags) -> MsFlags {
         .fold(MsFlags::empty(), |all, (_, theirs)| all | theirs)
 }
 
+/// Labels are for SELinux, which takes its own part out of the string.
+fn labelled(mut data: String, labels: &[Label]) -> String {
+    for Label { name, value } in labels {
+        data.push_str(&format!(",{name}=\"{value}\""));
+    }
+    data
+}
+
 /// fusermount3 sets nosuid and nodev by itself.
-fn helper_options(options: &Options) -> String {
+fn helper_options(options: &Options) -> OsString {
     let guests = if options.allow_other {
         Guests::Everybody
     } else {
         Guests::Nobody
     };
-    let mut all = format!("fsname={SOURCE},subtype=overfall,{}", data(guests));
+    let mut all = OsString::from("fsname=");
+    all.push(escaped(Path::new(source(options))));
+    all.push(format!(",subtype=overfall,{}", data(guests)));
     let words = [
         (MountFlags::RO, ",ro"),
         (MountFlags::NOEXEC, ",noexec"),
@@ -106,7 +121,7 @@ fn helper_options(options: &Options) -> String {
     ];
     for (flag, word) in words {
         if options.flags.contains(flag) {
-            all.push_str(word);
+            all.push(word);
         }
     }
     all
@@ -301,4 +316,19 @@ pub(super) fn device(target: &Path) -> Device {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let stat = statx(CWD, target, flags, StatxFlags::empty()).ok()?;
     Some((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_quoted() {
+        let label = Label {
+            name: "context",
+            value: "u:r:t:s0:c1,c2".into(),
+        };
+        let data = labelled("fd=3".into(), &[label]);
+        assert_eq!(data, r#"fd=3,context="u:r:t:s0:c1,c2""#);
+    }
 }

@@ -185,10 +185,10 @@ impl Union {
             return Err(Fault::merged("chmod of a link", Errno::OPNOTSUPP));
         }
         let (spot, stat) = self.spot_and_stat(node)?;
-        let mut shown = self.attr_of(node, &spot, &stat);
-        spot.chmod(u32::from(perm))
+        let mut shown = self.own_attr_of(node, &spot, &stat);
+        spot.chmod(self.owners.perm_on_disk(shown.kind, perm))
             .map_err(|errno| spot.fault("chmod", errno))?;
-        if self.record_at(&spot, &stat).is_some() {
+        if self.owners.only_records(shown.kind) || self.record_at(&spot, &stat).is_some() {
             shown.perm = perm;
             self.write_record(&spot, &shown)?;
         }
@@ -198,15 +198,18 @@ impl Union {
     fn chown(&self, node: &Arc<Node>, change: &SetAttr) -> Outcome<()> {
         let (spot, stat) = self.spot_and_stat(node)?;
         let recorded = self.record_at(&spot, &stat);
-        let given = spot.chown(change.uid, change.gid);
+        let uid = change.uid.map(|uid| self.owners.uid_on_disk(uid));
+        let gid = change.gid.map(|gid| self.owners.gid_on_disk(gid));
+        let mut shown = self.own_attr_of(node, &spot, &stat);
+        let given = match self.owners.only_records(shown.kind) {
+            true => Err(Errno::PERM),
+            false => spot.chown(uid, gid),
+        };
         match given {
-            Ok(()) if recorded.is_none() && !self.owners.is_ambiguous(change.uid, change.gid) => {
-                Ok(())
-            }
+            Ok(()) if recorded.is_none() && !self.owners.is_ambiguous(uid, gid) => Ok(()),
             Ok(()) | Err(Errno::PERM | Errno::INVAL) if self.owners.records() => {
-                let mut shown = self.attr_of(node, &spot, &stat);
-                shown.uid = change.uid.unwrap_or(shown.uid);
-                shown.gid = change.gid.unwrap_or(shown.gid);
+                shown.uid = uid.unwrap_or(shown.uid);
+                shown.gid = gid.unwrap_or(shown.gid);
                 if shown.kind == FileKind::Regular {
                     // As chown(2) does.
                     shown.perm &= !SETUID;

@@ -32,6 +32,8 @@ pub(super) enum Standing {
 struct New<'a> {
     kind: NewKind<'a>,
     perm: u32,
+    /// The permission bits that it is made with, where others are recorded.
+    perm_on_disk: u32,
     uid: u32,
     gid: u32,
     access_acl: Option<Vec<u8>>,
@@ -145,11 +147,18 @@ impl Union {
         umask: u32,
     ) -> Outcome<New<'a>> {
         let setgid = parent.st_mode & libc::S_ISGID != 0;
+        let caller = self.owners.on_disk(caller);
+        let gid = match (setgid, self.record(upper, OsStr::new("."), parent)?) {
+            (true, Some(record)) => record.gid,
+            (true, None) => parent.st_gid,
+            (false, _) => caller.gid,
+        };
         let mut new = New {
             kind,
             perm: mode & 0o7777,
+            perm_on_disk: 0,
             uid: caller.uid,
-            gid: if setgid { parent.st_gid } else { caller.gid },
+            gid,
             access_acl: None,
             default_acl: None,
         };
@@ -172,11 +181,13 @@ impl Union {
                 }
             }
         }
+        new.perm_on_disk = self.owners.perm_on_disk(shown(&new).kind, new.perm as u16);
         Ok(new)
     }
 
     fn default_acl(&self, dir: &DirPart, upper: &RealDir) -> Outcome<Option<Vec<u8>>> {
-        if dir.default_acl() == DefaultAcl::Absent {
+        let withheld = self.owners.withholds(OsStr::new(acl::DEFAULT));
+        if withheld || dir.default_acl() == DefaultAcl::Absent {
             return Ok(None);
         }
         let value = upper.xattr(OsStr::new("."), OsStr::new(acl::DEFAULT))?;
@@ -192,6 +203,9 @@ impl Union {
     /// Whether an object made in its place gets the owner it should have. The file system
     /// inherits ACLs and setgid by itself.
     fn comes_out_right(&self, new: &New<'_>, parent: &Stat) -> bool {
+        if self.owners.only_records(shown(new).kind) {
+            return false;
+        }
         let setgid = parent.st_mode & libc::S_ISGID != 0;
         let gid = if setgid {
             parent.st_gid
@@ -245,7 +259,10 @@ impl Union {
     }
 
     fn give(&self, spot: &Spot, new: &New<'_>) -> Result<(), Errno> {
-        let owned = spot.chown(Some(new.uid), Some(new.gid));
+        let owned = match self.owners.only_records(shown(new).kind) {
+            true => Err(Errno::PERM),
+            false => spot.chown(Some(new.uid), Some(new.gid)),
+        };
         let ambiguous = self.owners.is_ambiguous(Some(new.uid), Some(new.gid));
         match owned {
             Ok(()) if !ambiguous => {}
@@ -259,7 +276,7 @@ impl Union {
         if matches!(new.kind, NewKind::Symlink(_)) {
             return Ok(());
         }
-        spot.chmod(new.perm)?;
+        spot.chmod(new.perm_on_disk)?;
         let set = |name, value: &Option<Vec<u8>>| match value {
             Some(value) => spot.set_xattr(OsStr::new(name), value, XattrFlags::empty()),
             None => Ok(()),
@@ -276,7 +293,7 @@ fn make_at(
     name: &OsStr,
     new: &New<'_>,
 ) -> Result<Option<Arc<OpenFile>>, Errno> {
-    let mode = Mode::from_raw_mode(new.perm);
+    let mode = Mode::from_raw_mode(new.perm_on_disk);
     let node = |file_type, device| rustix::fs::mknodat(dir, name, file_type, mode, device);
     match new.kind {
         NewKind::Regular => {

@@ -17,6 +17,7 @@ impl Union {
     /// The value of an extended attribute.
     pub fn getxattr(&self, id: NodeId, name: &OsStr) -> Outcome<Vec<u8>> {
         let node = self.node(id)?;
+        self.not_withheld("getxattr", name)?;
         if self.is_record(name) {
             return Err(Fault::merged("getxattr", Errno::NODATA));
         }
@@ -35,6 +36,7 @@ impl Union {
     /// The names of the extended attributes that the caller may see, each ended by a NUL.
     pub fn listxattr(&self, caller: Caller, id: NodeId) -> Outcome<Vec<u8>> {
         let node = self.node(id)?;
+        self.not_withheld("listxattr", OsStr::new(""))?;
         let (spot, _) = self.spot_and_stat(&node)?;
         let stored = match spot.list_xattrs() {
             // A directory that a fake root may not enter: it can't be asked, and `ls -l` asks.
@@ -49,7 +51,7 @@ impl Union {
             let name = OsStr::from_bytes(name);
             // The kernel shows trusted.* to who has CAP_SYS_ADMIN; FUSE tells us only the uid.
             let withheld = caller.uid != 0 && name.as_bytes().starts_with(b"trusted.");
-            if withheld || self.is_record(name) {
+            if withheld || self.owners.withholds(name) || self.is_record(name) {
                 continue;
             }
             if let Visible::As(shown) = self.namespace.show(name) {
@@ -70,6 +72,7 @@ impl Union {
         mode: XattrMode,
     ) -> Outcome<()> {
         let node = self.node(id)?;
+        self.not_withheld("setxattr", name)?;
         if self.is_record(name) {
             return Err(Fault::merged("setxattr", Errno::PERM).named(name));
         }
@@ -94,6 +97,7 @@ impl Union {
     /// Removes an extended attribute; copies up first.
     pub fn removexattr(&self, caller: Caller, id: NodeId, name: &OsStr) -> Outcome<()> {
         let node = self.node(id)?;
+        self.not_withheld("removexattr", name)?;
         self.may_change("removexattr", &node)?;
         if name == acl::ACCESS {
             self.drop_foreign_setgid(caller, &node)?;
@@ -114,6 +118,14 @@ impl Union {
             .map_err(|errno| spot.fault("removexattr", errno).named(name))?;
         self.acl_changed(&node, name);
         Ok(())
+    }
+
+    /// Refuses attributes that the options say aren't there.
+    fn not_withheld(&self, op: &'static str, name: &OsStr) -> Outcome<()> {
+        match self.owners.withholds(name) {
+            true => Err(Fault::merged(op, Errno::OPNOTSUPP).named(name)),
+            false => Ok(()),
+        }
     }
 
     fn acl_changed(&self, node: &super::super::node::Node, name: &OsStr) {
