@@ -4,6 +4,7 @@ mod calls;
 mod machine;
 pub(crate) mod mmap;
 mod plant;
+pub(crate) mod refuse;
 mod snapshot;
 pub(crate) mod suite;
 mod tree;

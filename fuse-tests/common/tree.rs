@@ -41,6 +41,8 @@ pub(crate) struct Tree {
     /// What the disk is mounted from, if from an image.
     image: RefCell<Option<PathBuf>>,
     foreign_upper: RefCell<Option<PathBuf>>,
+    /// System calls that the kernel doesn't have, as far as overfall sees.
+    missing_calls: RefCell<Vec<i64>>,
     pub(super) watch: RefCell<Option<Watch>>,
 }
 
@@ -65,6 +67,7 @@ impl Tree {
             small_disk: Cell::new(false),
             image: RefCell::default(),
             foreign_upper: RefCell::default(),
+            missing_calls: RefCell::default(),
             watch: RefCell::default(),
         }
     }
@@ -97,6 +100,11 @@ impl Tree {
     /// Adds a mount option.
     pub(crate) fn option(&self, option: &str) {
         self.options.borrow_mut().push(option.to_owned());
+    }
+
+    /// Has overfall run as on a kernel that lacks these system calls, given by number.
+    pub(crate) fn without_calls(&self, calls: &[i64]) {
+        *self.missing_calls.borrow_mut() = calls.to_vec();
     }
 
     /// Takes a mount option back.
@@ -599,13 +607,19 @@ impl Tree {
     fn overfall(&self, arguments: &[OsString]) -> Result<(), String> {
         let log = self.dir.join("overfall.log");
         let output = File::create(&log).map_err(|e| e.to_string())?;
-        let status = Command::new(super::suite::overfall_binary())
+        let mut command = Command::new(super::suite::overfall_binary());
+        command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(|e| e.to_string())?)
-            .stderr(output)
-            .status()
-            .map_err(|e| format!("overfall: {e}"))?;
+            .stderr(output);
+        let missing = self.missing_calls.borrow();
+        let status = if missing.is_empty() {
+            command.status()
+        } else {
+            super::refuse::refusing(&missing, rustix::io::Errno::NOSYS, || command.status())
+        };
+        let status = status.map_err(|e| format!("overfall: {e}"))?;
         if status.success() {
             return Ok(());
         }

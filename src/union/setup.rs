@@ -343,6 +343,11 @@ fn prove(work: &Work, path: &Path, namespace: XattrNamespace) -> Result<()> {
     let exchange = rustix::fs::RenameFlags::EXCHANGE;
     match rustix::fs::renameat_with(work.as_fd(), missing, work.as_fd(), missing, exchange) {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
+        Err(Errno::NOSYS) => Err(Error::system(STEP)
+            .at(path)
+            .errno(Errno::NOSYS)
+            .because("the kernel can't exchange two names (renameat2)")
+            .remedy("use Linux 3.15 or later, or a sandbox that allows renameat2")),
         Err(errno) => Err(Error::system(STEP)
             .at(path)
             .errno(errno)
