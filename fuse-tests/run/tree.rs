@@ -1,6 +1,7 @@
 //! What a command sees and does in the merged tree.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use crate::ways::{Way, finish, skip};
