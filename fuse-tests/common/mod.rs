@@ -3,6 +3,7 @@
 mod calls;
 mod machine;
 pub(crate) mod mmap;
+mod older;
 mod plant;
 pub(crate) mod refuse;
 mod snapshot;

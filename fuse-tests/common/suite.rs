@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::machine::{self, PLAIN_ID, Program, Variant};
+use super::older;
 use super::tree::{Carrier, Tree};
 
 /// A test; runs on every variant that its limit allows.
@@ -123,9 +124,11 @@ fn trials(modules: Modules, base: &Path) -> Vec<Trial> {
                 let name = format!("{}::{module}::{}", variant.name(), case.name);
                 let (case, dir, usable) = (*case, dir.clone(), Arc::clone(&usable));
                 let full_name = name.clone();
+                let old = older::too_old(&format!("{module}::{}", case.name), variant);
+                let excluded = case.limit.excludes(variant).map(str::to_owned).or(old);
                 trials.push(Trial::ignorable_test(name, move || {
-                    let outcome = match (case.limit.excludes(variant), &**usable) {
-                        (Some(why), _) => Outcome::Skipped(why.to_owned()),
+                    let outcome = match (excluded.clone(), &**usable) {
+                        (Some(why), _) => Outcome::Skipped(why),
                         (None, Err(why)) => Outcome::Skipped(why.clone()),
                         (None, Ok(None)) => run_case(&case, variant, &dir),
                         (None, Ok(Some(program))) => run_elsewhere(program, &full_name, &dir),

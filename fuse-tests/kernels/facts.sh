@@ -1,6 +1,5 @@
 #!/bin/sh
 # Runs in the guest: what is true on this kernel, as root and as uid 1000. Every line was tried.
-overfall=$repo/target/debug/overfall
 good=0
 bad=0
 scratch=$(mktemp -d /tmp/facts-XXXXXX)

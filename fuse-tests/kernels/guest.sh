@@ -19,9 +19,9 @@ trap 'end 1' EXIT
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 exec </dev/null
-[ -d /payload/modules ] && while read -r module; do
-  busybox insmod "/payload/modules/$module" || echo "insmod $module failed"
-done <"/payload/insmod"
+while read -r module; do
+  busybox insmod "/payload/modules/$module" 2>/dev/null # qemu's are there already
+done </payload/insmod
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
@@ -42,7 +42,8 @@ chmod 1777 /tmp
 mkdir -p /tmp/root /tmp/var "$repo/target/debug"
 chmod 1777 /tmp/var
 mount --bind /tmp/var /var/tmp
-export HOME=/tmp/root TMPDIR=/tmp repo
+overfall=$repo/target/debug/overfall
+export HOME=/tmp/root TMPDIR=/tmp overfall
 # Where the tests look for the program.
 mount --bind /payload/target "$repo/target/debug"
 
@@ -56,8 +57,8 @@ while read -r what; do
   echo "== $suite $arguments"
   read -r before _ </proc/uptime
   cd /tmp
-  if [ "$suite" = facts ]; then
-    set -- sh "/payload/facts.sh"
+  if [ -e "/payload/$suite.sh" ]; then
+    set -- sh "/payload/$suite.sh"
   else
     # shellcheck disable=SC2086 # several arguments
     set -- "/payload/bin/$suite" $arguments

@@ -7,7 +7,7 @@
 #
 # KERNEL  uml-5.10, uml-6.1: Debian's user-mode-linux, a kernel that runs as a process
 #         5.10, 6.1, 6.12, sid: Debian's cloud kernels in qemu, which emulates every instruction
-# WHAT    facts, or a test binary of Cargo.toml with arguments after a colon:
+# WHAT    facts, or leave and show (see cross.sh), or a test binary of Cargo.toml with arguments after a colon:
 #           facts check 'fuse:user_fuse:: fuse::' 'differential:--count 20 --root'
 #         Without it: everything that fits.
 #
@@ -62,6 +62,7 @@ main() {
   trap 'if [ -s "$work/guest" ]; then kill "$(cat "$work/guest")" 2>/dev/null || true; fi; rm -rf "$work"' EXIT
   trap 'exit 130' INT TERM
 
+  needs_to_boot "$kernel"
   fetch_kernel "$kernel"
   say "$kernel: $(cat "$kernel_dir/packages"), Linux $(cat "$kernel_dir/version")"
 
@@ -71,7 +72,7 @@ main() {
   [ $# -gt 0 ] || set -- facts check daemon run 'differential:--count 20' fuse
   for what in "$@"; do
     suite=${what%%:*}
-    [ "$suite" = facts ] && continue
+    case $suite in facts | leave | show) continue ;; esac
     built=$(cd "$repo" && cargo test --locked --no-run --test "$suite" --message-format json 2>"$work/build" |
       sed -n 's/.*"executable":"\([^"]*\/deps\/'"$suite"'-[^"]*\)".*/\1/p' | tail -n 1) || true
     if [ -z "$built" ]; then
@@ -83,7 +84,7 @@ main() {
   done
   (cd "$repo" && cargo build --locked --quiet)
   objcopy --strip-debug "$repo/target/debug/overfall" "$payload/target/overfall"
-  cp "$here/guest.sh" "$here/facts.sh" "$payload/"
+  cp "$here"/{guest,facts,tree,leave,show}.sh "$payload/"
   printf '%s\n' "$@" >"$payload/what"
   {
     printf 'repo=%q\n' "$repo"

@@ -15,6 +15,7 @@ pub mod random;
 pub(crate) mod subordinate;
 pub(crate) mod times;
 pub mod tree;
+pub mod uuid;
 pub mod xattr;
 
 pub(crate) mod child;
