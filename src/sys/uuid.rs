@@ -176,6 +176,10 @@ mod tests {
         let (Ok(told), Ok(stat)) = (of(here.as_fd()), rustix::fs::fstat(&here)) else {
             return;
         };
+        // A disk whose uuid was given to it after it was mounted.
+        if told == [0; 16] {
+            return;
+        }
         for found in [named_by_udev(stat.st_dev), on_the_disk(stat.st_dev)] {
             assert_eq!(found.unwrap_or(told), told);
         }
