@@ -24,6 +24,7 @@ const OPAQUE: &str = "marks new directories as opaque";
 const ESCAPES: &str = "doesn't escape attributes of its own name";
 const TMPFILE: &str = "has no unnamed files";
 const WHITEOUTS: &str = "doesn't read whiteouts that are attributes";
+const VALUES: &str = "takes malformed values of its attributes otherwise";
 const SETGID: &str = "keeps setgid bits without the group's execute bit";
 
 const ROWS: &[Row] = &[
@@ -82,6 +83,8 @@ const ROWS: &[Row] = &[
         (6, 1),
         OPAQUE,
     ),
+    ("random::sequences_with_few_names", On::Both, (6, 1), OPAQUE),
+    ("random::sequences_over_remounts", On::Both, (6, 1), OPAQUE),
     (
         "foreign::options_that_need_root_are_refused",
         On::Kernel,
@@ -186,6 +189,36 @@ const ROWS: &[Row] = &[
         ESCAPES,
     ),
     ("format::upper_changes_hands", On::Both, (6, 12), ESCAPES),
+    (
+        "hostile_attributes::on_lower_objects",
+        On::Both,
+        (6, 12),
+        VALUES,
+    ),
+    (
+        "hostile_attributes::on_upper_objects",
+        On::Both,
+        (6, 12),
+        VALUES,
+    ),
+    (
+        "hostile_attributes::on_lower_objects_that_lead_elsewhere",
+        On::Both,
+        (6, 12),
+        VALUES,
+    ),
+    (
+        "hostile_attributes::on_upper_objects_that_lead_elsewhere",
+        On::Both,
+        (6, 12),
+        VALUES,
+    ),
+    (
+        "hostile_attributes::one_that_is_as_long_as_can_be",
+        On::Both,
+        (6, 12),
+        VALUES,
+    ),
 ];
 
 /// Why this kernel can't pass a case, if it is older than the case wants.

@@ -51,6 +51,9 @@ pub struct Server {
     /// Present where the kernel can be told to forget.
     kernel: Option<Arc<Kernel>>,
     passthrough: Passthrough,
+    /// The kernel decides whether a new file may have the setgid bit; before 6.0 it left that to
+    /// file systems.
+    judges_setgid: bool,
 }
 
 impl Server {
@@ -66,6 +69,7 @@ impl Server {
             counters: Counters::default(),
             kernel: None,
             passthrough: Passthrough::default(),
+            judges_setgid: true,
         }
     }
 
