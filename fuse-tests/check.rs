@@ -12,6 +12,8 @@ use serde_json::Value;
 mod needs;
 #[path = "common/refuse.rs"]
 mod refuse;
+#[path = "common/release.rs"]
+mod release;
 
 const OVERFALL: &str = env!("CARGO_BIN_EXE_overfall");
 
@@ -320,10 +322,7 @@ fn check_inside(first: &str, args: &str) -> Option<(i32, Value)> {
 /// is the cause whatever else is wrong.
 fn check_overlay_inside(first: &str, args: &str) -> Option<(i32, Value)> {
     let (code, report) = check_inside(first, args)?;
-    let release = rustix::system::uname();
-    let mut release = release.release().to_str().ok()?.split(['.', '-']);
-    let mut number = || release.next()?.parse::<u32>().ok();
-    if (number()?, number()?) < (5, 11) {
+    if release::running() < (5, 11) {
         assert_eq!(
             (code, &report["cause"]),
             (1, &"not_in_user_namespaces".into())

@@ -6,6 +6,7 @@ pub(crate) mod mmap;
 mod older;
 mod plant;
 pub(crate) mod refuse;
+pub(crate) mod release;
 mod snapshot;
 pub(crate) mod suite;
 mod tree;

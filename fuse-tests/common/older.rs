@@ -223,7 +223,7 @@ const ROWS: &[Row] = &[
 
 /// Why this kernel can't pass a case, if it is older than the case wants.
 pub(crate) fn too_old(case: &str, variant: Variant) -> Option<String> {
-    let release = running()?;
+    let release = super::release::running();
     let carried = |on| on == On::Both || variant.carrier == Carrier::Kernel;
     let (_, _, (major, minor), why) = ROWS
         .iter()
@@ -231,11 +231,4 @@ pub(crate) fn too_old(case: &str, variant: Variant) -> Option<String> {
     Some(format!(
         "the kernel's overlay {why} before Linux {major}.{minor}"
     ))
-}
-
-fn running() -> Option<Release> {
-    let name = rustix::system::uname();
-    let mut parts = name.release().to_str().ok()?.split(['.', '-']);
-    let mut number = || parts.next()?.parse().ok();
-    Some((number()?, number()?))
 }

@@ -43,7 +43,7 @@ mkdir -p /tmp/root /tmp/var "$repo/target/debug"
 chmod 1777 /tmp/var
 mount --bind /tmp/var /var/tmp
 overfall=$repo/target/debug/overfall
-export HOME=/tmp/root TMPDIR=/tmp overfall
+export HOME=/tmp/root TMPDIR=/tmp OVERFALL_TEST_SLOWNESS=10 overfall
 # Where the tests look for the program.
 mount --bind /payload/target "$repo/target/debug"
 
