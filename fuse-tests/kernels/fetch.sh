@@ -17,7 +17,7 @@ mirror() {
   local security='$2 !~ /-security$/'
   [ "$1" = security ] && security='$2 ~ /-security$/'
   apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
-    awk "$security"' {print $1; exit}'
+    awk "$security"' && !found++ {print $1}'
 }
 
 # An apt of its own: nothing of the machine's state is touched.
@@ -34,7 +34,7 @@ private_apt() {
 packages_of() {
   local image=$1
   case $1 in linux-image-*)
-    image=$(private_apt apt-cache depends --important "$1" | awk '/Depends: linux-image-[0-9]/ {print $2; exit}')
+    image=$(private_apt apt-cache depends --important "$1" | awk '/Depends: linux-image-[0-9]/ && !found++ {print $2}')
     [ -n "$image" ] || return 1 ;;
   esac
   echo "$image"
@@ -85,10 +85,10 @@ fetch_kernel() {
 
 unpack_kernel() {
   local root=$kernel_dir/root modules version file name
-  modules=$(find "$root" -maxdepth 6 -type d -path '*/modules/*' -name '[0-9]*' | head -n 1)
+  modules=$(find "$root" -maxdepth 6 -type d -path '*/modules/*' -name '[0-9]*' -print -quit)
   version=$(basename "$modules")
   echo "$version" >"$kernel_dir/version"
-  file=$(find "$root" \( -name linux.uml -o -name 'vmlinuz*' \) -type f | head -n 1)
+  file=$(find "$root" \( -name linux.uml -o -name 'vmlinuz*' \) -type f -print -quit)
   mv "$file" "$kernel_dir/boot"
   # modprobe looks here only.
   mkdir -p "$kernel_dir/tree/lib/modules"

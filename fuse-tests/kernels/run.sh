@@ -52,10 +52,10 @@ main() {
   esac
   kernel=$1
   shift
-  printf '%s\n' "${kernels[@]}" | grep -qxF -- "$kernel" || {
+  if [[ " ${kernels[*]} " != *" $kernel "* ]]; then
     say "no kernel is called $kernel; there are: ${kernels[*]}"
     exit 2
-  }
+  fi
 
   work=$(mktemp -d "${TMPDIR:-/tmp}/overfall-kernels-XXXXXX")
   # The guest doesn't outlive us.
