@@ -18,6 +18,6 @@ macro_rules! modules {
 
 modules! {
     attr, copyup, create, foreign, format, hostile_attributes, hostile_layers, hostile_sizes,
-    identity, io, ioctl, layers, link, locks, lookup, open_handles, peers, programs, random,
+    identity, io, ioctl, layers, link, locks, lookup, missing_calls, open_handles, peers, programs, random,
     readdir, remove, rename, rules, special, tuning, upgrade, xattr,
 }

@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{OVERFALL, Scratch, cause, check_inside, may_unshare, path, report};
+use super::{
+    OVERFALL, Scratch, cause, check_inside, check_overlay_inside, may_unshare, path, refuse, report,
+};
 
 #[test]
 fn an_upper_in_memory_is_tried() {
@@ -17,7 +19,7 @@ fn an_upper_in_memory_is_tried() {
     assert_eq!(cause(&memory, &[]), (0, Value::Null));
     // A plain user needs user attributes, which tmpfs has since Linux 6.6.
     let args = format!("--upper {}", path(&memory));
-    let Some((code, report)) = check_inside("", &args) else {
+    let Some((code, report)) = check_overlay_inside("", &args) else {
         return;
     };
     let wanted = match rustix::fs::setxattr(
@@ -33,29 +35,13 @@ fn an_upper_in_memory_is_tried() {
 }
 
 /// Runs the check under a seccomp filter that refuses these system calls, as containers' do.
-fn check_filtered(refused: &'static [i64]) -> Option<(i32, Value)> {
-    use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
-    let rules = refused.iter().map(|number| (*number, Vec::new())).collect();
-    let arch = std::env::consts::ARCH.try_into().ok()?;
-    let errno = u32::try_from(rustix::io::Errno::PERM.raw_os_error()).expect("a number");
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno),
-        arch,
-    )
-    .expect("a filter");
-    let program: seccompiler::BpfProgram = filter.try_into().expect("a program");
-    // A filter is a thread's own, and its children's.
-    std::thread::spawn(move || {
-        apply_filter(&program).expect("the filter is taken");
+fn check_filtered(refused: &[i64]) -> Option<(i32, Value)> {
+    refuse::refusing(refused, rustix::io::Errno::PERM, || {
         let output = Command::new("setpriv")
             .args(["--bounding-set=-sys_admin", OVERFALL, "check", "--json"])
             .output();
         output.ok().map(report)
     })
-    .join()
-    .expect("the thread ends")
 }
 
 #[test]

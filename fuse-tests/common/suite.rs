@@ -18,6 +18,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::dotted;
 use super::machine::{self, PLAIN_ID, Program, Variant};
+use super::older;
 use super::tree::{Carrier, Tree};
 
 /// A test; runs on every variant that its limit allows.
@@ -124,13 +125,13 @@ fn trials(modules: Modules, base: &Path) -> Vec<Trial> {
                 let name = format!("{}::{module}::{}", variant.name(), case.name);
                 let (case, dir, usable) = (*case, dir.clone(), Arc::clone(&usable));
                 let full_name = name.clone();
+                let old = older::too_old(&format!("{module}::{}", case.name), variant);
+                let excluded = case.limit.excludes(variant).map(str::to_owned).or(old);
                 trials.push(Trial::ignorable_test(name, move || {
-                    let excluded = case
-                        .limit
-                        .excludes(variant)
-                        .or_else(|| dotted::excludes(variant, module, case.name));
+                    let dotted = || dotted::excludes(variant, module, case.name);
+                    let excluded = excluded.clone().or_else(|| dotted().map(str::to_owned));
                     let outcome = match (excluded, &**usable) {
-                        (Some(why), _) => Outcome::Skipped(why.to_owned()),
+                        (Some(why), _) => Outcome::Skipped(why),
                         (None, Err(why)) => Outcome::Skipped(why.clone()),
                         (None, Ok(None)) => run_case(&case, variant, &dir),
                         (None, Ok(Some(program))) => run_elsewhere(program, &full_name, &dir),

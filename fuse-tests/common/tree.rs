@@ -44,6 +44,8 @@ pub(crate) struct Tree {
     /// What the disk is mounted from, if from an image.
     image: RefCell<Option<PathBuf>>,
     foreign_upper: RefCell<Option<PathBuf>>,
+    /// System calls that the kernel doesn't have, as far as overfall sees.
+    missing_calls: RefCell<Vec<i64>>,
     pub(super) watch: RefCell<Option<Watch>>,
 }
 
@@ -69,6 +71,7 @@ impl Tree {
             small_disk: Cell::new(false),
             image: RefCell::default(),
             foreign_upper: RefCell::default(),
+            missing_calls: RefCell::default(),
             watch: RefCell::default(),
         }
     }
@@ -111,6 +114,11 @@ impl Tree {
     /// Adds a mount option.
     pub(crate) fn option(&self, option: &str) {
         self.options.borrow_mut().push(option.to_owned());
+    }
+
+    /// Has overfall run as on a kernel that lacks these system calls, given by number.
+    pub(crate) fn without_calls(&self, calls: &[i64]) {
+        *self.missing_calls.borrow_mut() = calls.to_vec();
     }
 
     /// Takes a mount option back.
@@ -620,7 +628,7 @@ impl Tree {
             }
             None if self.form.get() == Upper::Dotted => {
                 let log = self.dir.join("overfall.log");
-                without_whiteouts(|| overfall(&log, &arguments))
+                without_whiteouts(|| overfall(&log, &arguments, &[]))
             }
             None => self.overfall(&arguments),
         }
@@ -629,19 +637,25 @@ impl Tree {
     /// Runs the real binary. Its output goes to a file: a server that keeps the descriptor must
     /// not hang the test that waits for the end of a pipe.
     pub(super) fn overfall(&self, arguments: &[OsString]) -> Result<(), String> {
-        overfall(&self.dir.join("overfall.log"), arguments)
+        let missing = self.missing_calls.borrow();
+        overfall(&self.dir.join("overfall.log"), arguments, &missing)
     }
 }
 
-fn overfall(log: &Path, arguments: &[OsString]) -> Result<(), String> {
+fn overfall(log: &Path, arguments: &[OsString], missing: &[i64]) -> Result<(), String> {
     let output = File::create(log).map_err(|e| e.to_string())?;
-    let status = Command::new(super::suite::overfall_binary())
+    let mut command = Command::new(super::suite::overfall_binary());
+    command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(output.try_clone().map_err(|e| e.to_string())?)
-        .stderr(output)
-        .status()
-        .map_err(|e| format!("overfall: {e}"))?;
+        .stderr(output);
+    let status = if missing.is_empty() {
+        command.status()
+    } else {
+        super::refuse::refusing(missing, rustix::io::Errno::NOSYS, || command.status())
+    };
+    let status = status.map_err(|e| format!("overfall: {e}"))?;
     if status.success() {
         return Ok(());
     }

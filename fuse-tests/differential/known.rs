@@ -55,6 +55,9 @@
 //! - Inode flags of special files aren't asked for: the devices' drivers and FUSE refuse in other words.
 //! - `d_ino` of anything but directories isn't compared where a layer has hard links. Each name of a lower one is a node of its
 //!   own, and in a listing with attributes the FUSE library has one number for `d_ino` and node.
+//! - Before Linux 6.7 the kernel's overlay doesn't escape attributes of its own name, and knows no whiteouts that
+//!   are attributes: sequences have none there.
+//! - FUSE takes fallocate(2)'s `ZERO_RANGE` since Linux 5.14: it is asked for from there on.
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
 
 use super::execute::Outcome;

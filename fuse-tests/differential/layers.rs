@@ -186,10 +186,16 @@ fn grow(
     }
 }
 
+/// Whether the kernel's overlay escapes attributes of its own name and reads whiteouts that are
+/// attributes, as it has done since Linux 6.7. Sequences have none of both where it doesn't.
+pub(crate) fn nests() -> bool {
+    super::release::running() >= (6, 7)
+}
+
 fn dir_kind(random: &mut Random, layer: Layer) -> Kind {
     match random.below(100) {
         0..15 => Kind::OpaqueDir,
-        15..20 if layer != Layer::Upper => Kind::XDir,
+        15..20 if layer != Layer::Upper && nests() => Kind::XDir,
         _ => Kind::Dir,
     }
 }
@@ -261,7 +267,7 @@ fn some_xattrs(random: &mut Random, power: Power, is_dir: bool) -> Vec<(&'static
     if power == Power::Root && random.percent(5) {
         xattrs.push(("trusted.note", b"1".to_vec()));
     }
-    if random.percent(4) {
+    if random.percent(4) && nests() {
         let escaped = match power {
             Power::Root => "trusted.overlay.overlay.opaque",
             Power::User => "user.overlay.overlay.opaque",

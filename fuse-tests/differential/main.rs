@@ -45,6 +45,8 @@ mod parts;
 mod place;
 mod privileges;
 mod random;
+#[path = "../common/release.rs"]
+mod release;
 mod script;
 mod shrink;
 mod side;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::layers::{DIRS, Entry, MODES, NAMES, Power, USERS, acl, link_target};
+use super::layers::{DIRS, Entry, MODES, NAMES, Power, USERS, acl, link_target, nests};
 use super::ops::{
     APPEND, IMMUTABLE, Lock, MAP_LENGTH, MAPS, Moment, On, Op, SLOTS, Special, Step, Value, Whence,
 };
@@ -31,6 +31,24 @@ const XATTRS: [&str; 16] = [
 
 const OFFSETS: [u64; 10] = [0, 0, 1, 10, 100, 4095, 4096, 12_288, 65_536, 300_001];
 const LENGTHS: [usize; 7] = [0, 1, 10, 512, 4096, 5000, 16_384];
+
+/// Zeroing a range takes Linux 5.14 in FUSE: nobody asks for it on older ones.
+fn fallocate_mode(mode: u32) -> u32 {
+    let zero = rustix::fs::FallocateFlags::ZERO_RANGE.bits();
+    if super::release::running() < (5, 14) {
+        mode & !zero
+    } else {
+        mode
+    }
+}
+
+fn xattr_name(random: &mut Random, power: Power) -> &'static str {
+    let name = random.pick(&XATTRS);
+    if !nests() && name.starts_with(&power.private("")) {
+        return "user.color";
+    }
+    name
+}
 
 /// Random steps over the names in the layers and those that the steps make.
 pub(crate) fn generate(
@@ -235,7 +253,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         750..765 => Op::Getxattr {
             on: on(random, known),
-            name: random.pick(&XATTRS),
+            name: xattr_name(random, power),
             room: room(random),
         },
         765..775 => Op::Listxattr {
@@ -243,7 +261,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
             room: room(random),
         },
         775..805 => {
-            let name = random.pick(&XATTRS);
+            let name = xattr_name(random, power);
             Op::Setxattr {
                 on: on(random, known),
                 name,
@@ -253,7 +271,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         }
         805..820 => Op::Removexattr {
             on: on(random, known),
-            name: random.pick(&XATTRS),
+            name: xattr_name(random, power),
         },
         820..850 => Op::Readdir {
             on: if random.percent(10) {
@@ -273,7 +291,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
         },
         898..918 => Op::Fallocate {
             slot,
-            mode: random.weighted(&[
+            mode: fallocate_mode(random.weighted(&[
                 (6, 0),
                 (3, 1),
                 (5, 3),
@@ -282,7 +300,7 @@ fn one(random: &mut Random, power: Power, known: &mut Vec<PathBuf>) -> Op {
                 (1, 8),
                 (1, 32),
                 (1, 64),
-            ]),
+            ])),
             at,
             length: random.pick(&[1, 4096, 8192, 100_000]),
         },

@@ -1,6 +1,7 @@
 //! What a command sees and does in the merged tree.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use crate::ways::{Way, finish, skip};
@@ -91,7 +92,8 @@ pub(crate) fn layers_lie_on_top_of_the_root(way: &Way) {
     let script = "cat /layered /only; test -d /etc && echo etc; rm /only; ls /only 2>/dev/null; \
                   echo changed > /layered";
     let ran = way.run(&["--lower", &top, "--lower", &middle], &["sh", "-c", script]);
-    if way.backend == "native" {
+    let device = |path: &str| fs::metadata(path).unwrap().dev();
+    if way.backend == "native" && device(&top) == device("/") {
         // The kernel's overlay takes no lower layer inside of another.
         assert_eq!((ran.code, ran.err.lines().count()), (Some(2), 1), "{ran:?}");
         return;

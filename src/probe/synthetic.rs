@@ -84,6 +84,14 @@ pub(super) fn examine(scratch: &Scratch, options: &Options, pen: &Pen) {
         Err(Errno::NOSPC | Errno::DQUOT) => pen.note(&Note::Full),
         Err(_) => pen.note(&Note::NoAttributes),
     }
+    // Where there is no room for the work directory, kernels mount read-only and don't say why.
+    // File systems that count nothing say that they have 0 of 0.
+    let full = |room: rustix::fs::StatVfs| {
+        (room.f_blocks > 0 && room.f_bavail == 0) || (room.f_files > 0 && room.f_ffree == 0)
+    };
+    if rustix::fs::statvfs(&dir).is_ok_and(full) {
+        pen.note(&Note::Full);
+    }
     let told = rustix::fs::open(
         &scratch.top,
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,

@@ -52,6 +52,9 @@ pub struct Server {
     /// Present where the kernel can be told to forget.
     kernel: Option<Arc<Kernel>>,
     passthrough: Passthrough,
+    /// The kernel decides whether a new file may have the setgid bit; before 6.0 it left that to
+    /// file systems.
+    judges_setgid: bool,
 }
 
 impl Server {
@@ -67,6 +70,7 @@ impl Server {
             counters: Arc::default(),
             kernel: None,
             passthrough: Passthrough::default(),
+            judges_setgid: true,
         }
     }
 

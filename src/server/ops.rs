@@ -23,7 +23,7 @@ use super::reply::NoReply;
 use super::story::Subject;
 use super::{Server, convert, ioctl, policy};
 use crate::sys::Errno;
-use crate::union::{Fault, NewKind, NodeId, Outcome, SetAttr, Union};
+use crate::union::{Caller, Fault, NewKind, NodeId, Outcome, SetAttr, Union};
 
 thread_local! {
     /// What a READ is read into; each event loop keeps its own.
@@ -64,11 +64,27 @@ impl Server {
             (node(parent), name),
             reply,
             |tree| match kind {
-                Some(kind) => tree.make(caller, node(parent), name, kind, mode & 0o7777, umask),
+                Some(kind) => {
+                    let mode = self.setgid(tree, caller, parent, mode & 0o7777);
+                    tree.make(caller, node(parent), name, kind, mode, umask)
+                }
                 None => invalid("mknod"),
             },
             |reply, entry| self.answer_entry(reply, entry),
         );
+    }
+
+    /// The mode of a new file without the setgid bit where its maker isn't in the group that the
+    /// directory gives it. Further groups of the maker aren't known here, and don't count.
+    fn setgid(&self, tree: &Union, caller: Caller, parent: INodeNo, mode: u32) -> u32 {
+        const RUNS_AS_GROUP: u32 = 0o2010;
+        if self.judges_setgid || mode & RUNS_AS_GROUP != RUNS_AS_GROUP || caller.uid == 0 {
+            return mode;
+        }
+        match tree.getattr(node(parent)) {
+            Ok(dir) if dir.perm & 0o2000 == 0 || dir.gid == caller.gid => mode,
+            _ => mode & !0o2000,
+        }
     }
 
     /// Opens a file for reading and writing past us, where it is what it stays.
@@ -129,6 +145,7 @@ impl Server {
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.opens = policy::negotiate(config, &self.tuning, self.tree.acls());
+        self.judges_setgid = policy::judges_setgid(config);
         if let Some(kernel) = self.kernel.as_mut().and_then(Arc::get_mut) {
             kernel.expires = policy::expires(config);
         }
@@ -272,7 +289,10 @@ impl Filesystem for Server {
             Op::Create,
             (node(parent), name),
             reply,
-            |tree| tree.make(caller, node(parent), name, NewKind::Regular, mode, umask),
+            |tree| {
+                let mode = self.setgid(tree, caller, parent, mode);
+                tree.make(caller, node(parent), name, NewKind::Regular, mode, umask)
+            },
             |reply, entry| {
                 let (attr, generation) = convert::entry(&entry);
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;

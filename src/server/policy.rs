@@ -174,6 +174,12 @@ pub(super) fn expires(config: &KernelConfig) -> bool {
         .contains(InitFlags::FUSE_HAS_EXPIRE_ONLY)
 }
 
+/// Whether the kernel drops the setgid bit of a new file whose group its maker isn't in. Linux 6.0
+/// does, and 6.1 was the next to count the protocol up.
+pub(super) fn judges_setgid(config: &KernelConfig) -> bool {
+    config.kernel_abi() >= fuser::Version(7, 37)
+}
+
 /// Agrees with the kernel on what it offers and we want.
 pub(super) fn negotiate(config: &mut KernelConfig, tuning: &Tuning, acls: Switch) -> Opens {
     for flag in wanted(tuning, acls) {

@@ -1,4 +1,4 @@
-//! File handles: name_to_handle_at(2), open_by_handle_at(2), and the file system's uuid.
+//! File handles: name_to_handle_at(2), open_by_handle_at(2).
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -83,53 +83,4 @@ pub fn open(on: BorrowedFd<'_>, handle: &Handle) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// `struct fsuuid2` of `linux/fs.h`.
-#[repr(C)]
-#[derive(Default)]
-struct FsUuid {
-    len: u8,
-    uuid: [u8; 16],
-}
-
-/// `struct btrfs_ioctl_fs_info_args` of `linux/btrfs.h`.
-#[repr(C)]
-struct BtrfsInfo {
-    max_id: u64,
-    num_devices: u64,
-    fsid: [u8; 16],
-    rest: [u8; 992],
-}
-
-#[allow(missing_docs, clippy::undocumented_unsafe_blocks)] // what the macro makes: private here
-mod raw {
-    nix::ioctl_read!(get_fs_uuid, 0x15, 0, super::FsUuid);
-    nix::ioctl_read!(get_btrfs_info, 0x94, 31, super::BtrfsInfo);
-}
-
-/// The uuid of the file system of an open object (`FS_IOC_GETFSUUID`, Linux 6.9). btrfs answers
-/// only a question of its own.
-pub fn fs_uuid(of: BorrowedFd<'_>) -> Result<[u8; 16], Errno> {
-    let mut answer = FsUuid::default();
-    // SAFETY: the kernel writes one `struct fsuuid2` to `answer`, which outlives the call.
-    match unsafe { raw::get_fs_uuid(of.as_raw_fd(), &raw mut answer) } {
-        Ok(_) if answer.len == 16 => Ok(answer.uuid),
-        Ok(_) => Err(Errno::OPNOTSUPP),
-        Err(_) if rustix::fs::fstatfs(of)?.f_type == libc::BTRFS_SUPER_MAGIC => btrfs_uuid(of),
-        Err(errno) => Err(super::from_nix(errno)),
-    }
-}
-
-fn btrfs_uuid(of: BorrowedFd<'_>) -> Result<[u8; 16], Errno> {
-    let mut info = BtrfsInfo {
-        max_id: 0,
-        num_devices: 0,
-        fsid: [0; 16],
-        rest: [0; 992],
-    };
-    // SAFETY: the kernel writes one `struct btrfs_ioctl_fs_info_args`, whose 1024 bytes `info` has,
-    // and `info` outlives the call.
-    unsafe { raw::get_btrfs_info(of.as_raw_fd(), &raw mut info) }.map_err(super::from_nix)?;
-    Ok(info.fsid)
 }

@@ -17,6 +17,7 @@ pub(crate) mod seccomp;
 pub(crate) mod subordinate;
 pub(crate) mod times;
 pub mod tree;
+pub mod uuid;
 pub mod xattr;
 
 pub(crate) mod child;

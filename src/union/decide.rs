@@ -148,6 +148,12 @@ fn prove(work: &Work, path: &Path, namespace: XattrNamespace) -> std::result::Re
         RenameFlags::EXCHANGE,
     ) {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
+        Err(Errno::NOSYS) => Err(Error::system(STEP)
+            .at(path)
+            .errno(Errno::NOSYS)
+            .because("the kernel can't exchange two names (renameat2)")
+            .remedy("use Linux 3.15 or later, or a sandbox that allows renameat2")
+            .into()),
         Err(errno) => Err(Error::system(STEP)
             .at(path)
             .errno(errno)

@@ -52,7 +52,7 @@ impl Belongings<'_> {
         let Some(upper) = upper.filter(|_| !lower.is_empty()) else {
             return Err(Error::usage(STEP)
                 .at(&path)
-                .because("a layer's file system has no file handles, by which links are indexed")
+                .because("a layer's file system has no file handles or no uuid, by which links are indexed")
                 .remedy("leave `index=on` out"));
         };
         self.prove(upper_file.as_fd(), self.namespace.origin(), &lower)

@@ -14,6 +14,7 @@ use super::types::Ino;
 use crate::format::XattrNamespace;
 use crate::format::origin::{Origin, Uuid};
 use crate::sys::handle::{self, Handle};
+use crate::sys::uuid;
 
 /// What is known of origins.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(super) enum FsUuids {
 impl FsUuids {
     fn of(self, on: BorrowedFd<'_>) -> Option<Uuid> {
         match self {
-            FsUuids::Their => handle::fs_uuid(on).ok(),
+            FsUuids::Their => uuid::of(on).ok(),
             FsUuids::None => Some(Uuid::default()),
         }
     }

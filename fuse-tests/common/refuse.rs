@@ -1,0 +1,25 @@
+//! A seccomp filter that refuses system calls: what a container's filter does, and what a kernel
+//! does that doesn't have them.
+
+use rustix::io::Errno;
+use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
+
+/// Does `run` where these system calls, by number, fail with `errno`; so do the processes that it
+/// starts. A filter is a thread's own, so it goes with the thread that this takes.
+pub(crate) fn refusing<T: Send>(calls: &[i64], errno: Errno, run: impl FnOnce() -> T + Send) -> T {
+    let rules = calls.iter().map(|number| (*number, Vec::new())).collect();
+    let arch = std::env::consts::ARCH
+        .try_into()
+        .expect("an architecture with filters");
+    let errno = u32::try_from(errno.raw_os_error()).expect("a number");
+    let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(errno));
+    let filter = SeccompFilter::new(rules, allow, refuse, arch).expect("a filter");
+    let program: seccompiler::BpfProgram = filter.try_into().expect("a program");
+    std::thread::scope(|scope| {
+        let filtered = scope.spawn(|| {
+            apply_filter(&program).expect("the filter is taken");
+            run()
+        });
+        filtered.join().expect("the thread ends")
+    })
+}
