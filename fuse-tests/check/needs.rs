@@ -124,7 +124,9 @@ fn plain_copy() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    fs::copy(OVERFALL, dir.path().join("overfall")).expect("a copy");
+    // By another process: a child that another test forks meanwhile would hold the copy open.
+    let copied = Command::new("cp").arg(OVERFALL).arg(dir.path()).status();
+    assert!(copied.is_ok_and(|status| status.success()));
     dir
 }
 
