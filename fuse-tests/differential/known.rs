@@ -58,6 +58,7 @@
 //! - Before Linux 6.7 the kernel's overlay doesn't escape attributes of its own name, and knows no whiteouts that
 //!   are attributes: sequences have none there.
 //! - FUSE takes fallocate(2)'s `ZERO_RANGE` since Linux 5.14: it is asked for from there on.
+//! - Before Linux 5.15 the kernel's overlay doesn't copy inode flags up: none are set there.
 //! - Access times aren't compared: a read that the page cache answers doesn't reach us.
 
 use super::execute::Outcome;

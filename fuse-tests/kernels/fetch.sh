@@ -85,14 +85,14 @@ fetch_kernel() {
 
 unpack_kernel() {
   local root=$kernel_dir/root modules version file name
-  modules=$(find "$root" -maxdepth 6 -type d -path '*/modules/*' -name '[0-9]*' -print -quit)
-  version=$(basename "$modules")
+  # Newer packages have them in two trees.
+  mkdir -p "$kernel_dir/tree/lib/modules"
+  find "$root" -maxdepth 6 -type d -path '*/modules/[0-9]*' -prune |
+    while IFS= read -r modules; do cp -a "$modules" "$kernel_dir/tree/lib/modules/"; done
+  version=$(ls "$kernel_dir/tree/lib/modules")
   echo "$version" >"$kernel_dir/version"
   file=$(find "$root" \( -name linux.uml -o -name 'vmlinuz*' \) -type f -print -quit)
   mv "$file" "$kernel_dir/boot"
-  # modprobe looks here only.
-  mkdir -p "$kernel_dir/tree/lib/modules"
-  mv "$modules" "$kernel_dir/tree/lib/modules/"
   PATH=$PATH:/sbin:/usr/sbin depmod -b "$kernel_dir/tree" "$version"
   mkdir "$kernel_dir/modules"
   for name in virtio_pci virtio_blk ext4 overlay fuse loop xfs btrfs; do
