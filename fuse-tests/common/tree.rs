@@ -628,7 +628,9 @@ impl Tree {
             }
             None if self.form.get() == Upper::Dotted => {
                 let log = self.dir.join("overfall.log");
-                without_whiteouts(|| overfall(&log, &arguments, &[]))
+                let missing = self.missing_calls.borrow();
+                let missing = missing.as_slice();
+                without_whiteouts(|| overfall(&log, &arguments, missing))
             }
             None => self.overfall(&arguments),
         }

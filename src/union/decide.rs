@@ -113,6 +113,18 @@ impl From<Error> for Unfit {
 
 /// Proves that this upper can hold what the kernel's form needs, before anything is changed in it.
 fn prove(work: &Work, path: &Path, namespace: XattrNamespace) -> std::result::Result<(), Unfit> {
+    let missing = OsStr::new("missing");
+    let flags = RenameFlags::EXCHANGE;
+    let exchange = rustix::fs::renameat_with(work.as_fd(), missing, work.as_fd(), missing, flags);
+    if exchange == Err(Errno::NOSYS) {
+        // No form does without that.
+        return Err(Error::system(STEP)
+            .at(path)
+            .errno(Errno::NOSYS)
+            .because("the kernel can't exchange two names (renameat2)")
+            .remedy("use Linux 3.15 or later, or a sandbox that allows renameat2")
+            .into());
+    }
     let temp = work
         .temp()
         .map_err(|fault| Error::system(STEP).at(path).errno(fault.errno))?;
@@ -139,21 +151,8 @@ fn prove(work: &Work, path: &Path, namespace: XattrNamespace) -> std::result::Re
         lacks: Lack::Whiteouts.by(fault.errno),
     })?;
     drop(whiteout);
-    let missing = OsStr::new("missing");
-    match rustix::fs::renameat_with(
-        work.as_fd(),
-        missing,
-        work.as_fd(),
-        missing,
-        RenameFlags::EXCHANGE,
-    ) {
+    match exchange {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
-        Err(Errno::NOSYS) => Err(Error::system(STEP)
-            .at(path)
-            .errno(Errno::NOSYS)
-            .because("the kernel can't exchange two names (renameat2)")
-            .remedy("use Linux 3.15 or later, or a sandbox that allows renameat2")
-            .into()),
         Err(errno) => Err(Error::system(STEP)
             .at(path)
             .errno(errno)
