@@ -135,7 +135,7 @@ END
 impl Drop for Storage<'_> {
     /// podman keeps a process that holds its namespaces.
     fn drop(&mut self) {
-        self.said("podman rm -af -t 0; podman system migrate");
+        self.said("podman rm -af -t 0 || { sleep 2; podman rm -af -t 0; }; podman system migrate");
     }
 }
 
