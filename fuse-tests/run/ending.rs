@@ -64,9 +64,11 @@ pub(crate) fn what_is_left_running_ends_with_the_command(way: &Way) {
 
 pub(crate) fn a_killed_run_leaves_nothing(way: &Way) {
     let ready = way.plant_dir("ready");
+    // As nobody else on the machine sleeps.
+    let sleep = format!("sleep 1000.{}{}", std::process::id(), way.name.len());
     let script = format!(
         "mkdir -p /made/by/run; echo x > /made/by/run/file; \
-         setsid sleep 1000 & rmdir {ready}; sleep 1000"
+         setsid {sleep} & rmdir {ready}; {sleep}"
     );
     let mut child = way.start(&["--bind", &way.home.to_string_lossy()], &script);
     eventually("the command runs", || !fs::exists(&ready).unwrap());
@@ -77,7 +79,7 @@ pub(crate) fn a_killed_run_leaves_nothing(way: &Way) {
         fs::read_dir(way.scratch()).unwrap().next().is_none()
     });
     eventually("its processes have ended", || {
-        processes(&way.home.to_string_lossy()).is_empty() && processes("sleep 1000").is_empty()
+        processes(&way.home.to_string_lossy()).is_empty() && processes(&sleep).is_empty()
     });
     assert!(!fs::exists("/made").unwrap());
 }
