@@ -24,7 +24,7 @@ modules! {
         bad_input_is_one_line_and_code_2, streams_and_descriptors_are_passed_untouched,
         environment_and_directory, the_default_command_is_the_shell;
     owners = "run/owners.rs":
-        owners_that_cannot_be_given_are_recorded, an_unreadable_file_stays_unreadable,
+        owners_that_cannot_be_given_are_recorded, without_attributes_owners_are_not_recorded, an_unreadable_file_stays_unreadable,
         an_unreadable_directory_is_empty_for_who_changes_it;
     state = "run/state.rs":
         a_kept_upper_is_continued, a_kept_upper_is_used_once_at_a_time,

@@ -12,6 +12,7 @@ use super::compare::{self, Pairs, differences};
 use super::dotted;
 use super::execute::{Hands, Outcome};
 use super::heirs;
+use super::indexed;
 use super::known::{self, Met, Then};
 use super::layers::{self, Entry, Kind, Layer, Power};
 use super::look::{self, Tree, shown};
@@ -308,22 +309,27 @@ impl Case {
         if !redirects && self.plants_no_whiteouts() {
             report("upper", compare::needless_whiteouts(&ours, &after))?;
         }
-        let (theirs, ours) = (("kernel", &theirs), ("overfall", &ours));
-        if !self.may_copy_other_names() {
-            report("upper", differences(theirs, ours))?;
-            report("upper", compare::unlike_links(theirs, ours))?;
-        }
-        if indexed && !self.may_copy_other_names() {
+        let mut uppers = [theirs, ours];
+        if indexed {
+            let power = self.manner.power;
+            let other_names = self.may_copy_other_names();
             let index = |side: &PathBuf| {
-                let entries = compare::index(&side.join("w/index"), self.manner.power);
-                entries.map_err(|error| plain("index", error))
+                indexed::read(&side.join("w/index"), power).map_err(|error| plain("index", error))
             };
-            let (theirs, ours) = (index(&sides[0])?, index(&sides[1])?);
+            let indexes = [index(&sides[0])?, index(&sides[1])?];
+            let objects = |index| indexed::objects(index, power, other_names);
+            let (theirs, ours) = (objects(&indexes[0]), objects(&indexes[1]));
             if theirs != ours {
                 let text = format!("index:\n    kernel: {theirs:#?}\n    overfall: {ours:#?}");
                 return Err(plain("index", text));
             }
+            if other_names {
+                uppers = indexed::comparable(&uppers, &indexes, power);
+            }
         }
+        let (theirs, ours) = (("kernel", &uppers[0]), ("overfall", &uppers[1]));
+        report("upper", differences(theirs, ours))?;
+        report("upper", compare::unlike_links(theirs, ours))?;
         for (side, by) in [(1, Carrier::Kernel), (0, Carrier::Overfall)] {
             let mounted = mount(side, by)?;
             let again = show(&mounted)?;

@@ -1,7 +1,6 @@
 //! Compares what the two sides show and what they leave behind.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -133,25 +132,19 @@ pub(crate) fn needless_whiteouts(upper: &Tree, lowers: &[Tree]) -> Vec<String> {
 
 /// A stat's text without the number of links, if it is a directory's.
 pub(crate) fn without_links_of_directories(text: &str) -> String {
-    if text.starts_with("Directory ")
-        && let Some((before, rest)) = text.split_once(" nlink ")
-    {
-        let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-        return format!("{before}{after}");
+    match text.starts_with("Directory ") {
+        true => without_links(text),
+        false => text.to_owned(),
     }
-    text.to_owned()
 }
 
-/// The entries of an index, but a whiteout that waits for its use. Their names are file handles, which
-/// aren't the same on both sides.
-pub(crate) fn index(dir: &Path, power: Power) -> std::io::Result<Vec<String>> {
-    let mut entries: Vec<_> = upper(dir, power)?
-        .iter()
-        .filter(|(path, _)| !path.as_os_str().as_bytes().starts_with(b"#"))
-        .map(|(_, node)| node.lines.join("; "))
-        .collect();
-    entries.sort();
-    Ok(entries)
+/// A stat's text without the number of links.
+pub(crate) fn without_links(text: &str) -> String {
+    let Some((before, rest)) = text.split_once(" nlink ") else {
+        return text.to_owned();
+    };
+    let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    format!("{before}{after}")
 }
 
 /// Leaves out the marks that `known.rs` forgives: an `impure` that the kernel has taken off or

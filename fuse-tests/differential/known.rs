@@ -39,9 +39,9 @@
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
 //!   copied up; overfall leaves it, which costs a listing a look at each name.
 //! - With `index=on` and hard links in a lower layer, the kernel copies up the name that was used, and its
-//!   directories, and overfall the name that it met first. All names show the same file. The uppers, and how
-//!   many links a directory shows (one, once it is merged), aren't compared then; what each of the two shows of
-//!   either upper is.
+//!   directories, and overfall the name that it met first. All names show the same file. Of the uppers, names of such
+//!   files, directories that are there for these alone, and the links of directories aren't compared then (nor
+//!   how many a merged one shows); all else is, the objects themselves in the index, too.
 //! - With `metacopy=on`, the kernel copies data at an open for writing and sets the time; `execute.rs`
 //!   evens it out.
 //! - Over several file systems no layer has inode flags to begin with: the kernel's copy-up fails where the upper's

@@ -35,6 +35,7 @@ mod execute;
 #[path = "../common/filter.rs"]
 mod filter;
 mod heirs;
+mod indexed;
 mod known;
 mod layers;
 mod look;

@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::ways::{Way, skip};
+use crate::ways::{Way, finish, skip};
 
 const RECORD: &str = "user.containers.override_stat";
 
@@ -76,6 +77,43 @@ pub(crate) fn owners_that_cannot_be_given_are_recorded(way: &Way) {
     // They are what the next run sees.
     let ran = way.run(&["--keep", keep], &["sh", "-ec", &show]);
     assert_eq!((ran.code, &ran.out), (Some(0), &expected), "{ran:?}");
+}
+
+/// Nowhere to record them: owners are those of a plain namespace, and a device can't be one's own.
+pub(crate) fn without_attributes_owners_are_not_recorded(way: &Way) {
+    only_for_a_fake_root(way);
+    let Some(user) = way.become_user else {
+        skip("only root can mount a file system without attributes");
+    };
+    let disk = way.plant_dir("disk");
+    let device = way.path("a-device");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let kind = rustix::fs::FileType::BlockDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, &*device, kind, mode, rustix::fs::makedev(7, 9)).unwrap();
+    rustix::fs::chown(&*device, Some(rustix::fs::Uid::from_raw(user)), None).unwrap();
+    let kept = format!("{disk}/kept");
+    let run = way.command(&["--keep", &kept]);
+    let words = [run.get_program()].into_iter().chain(run.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let inside = format!(
+        "echo new > /etc/new; chown 65534:65534 /etc/new; chmod 640 {device}; chown 0:0 /etc/new && \
+         stat -c %u:%g /etc/new; stat -c %a {device}; rm /etc/hostname; ls /etc/hostname"
+    );
+    let script = format!(
+        "set -e; mount -t ramfs r {disk}; chown {user} {disk}; cd /; {} -- sh -c '{inside}' || true; \
+         ls -A {disk}/kept/upper/etc",
+        words.join(" ")
+    );
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &script])
+        .env("TMPDIR", way.scratch())
+        .env("LC_ALL", "C");
+    let ran = finish(&mut command);
+    assert_eq!(ran.out, "0:0\n600\n.wh.hostname\nnew\n", "{ran:?}");
+    assert!(ran.err.contains("fallback form"), "{ran:?}");
+    assert!(ran.err.contains("changing ownership of '/etc/new'"), "{ran:?}");
+    assert!(ran.err.contains("a-device': Operation not permitted"), "{ran:?}");
 }
 
 /// A file and a directory of the machine's root, which the plain user may not read.

@@ -257,7 +257,7 @@ impl Union {
 
     /// Makes a name that is about to go, or to move, one of the upper layer's where it is one of a
     /// lower file's several: the links are counted there.
-    pub(super) fn claim(&self, parent: &DirNode, name: &OsStr) -> Outcome<()> {
+    pub(super) fn claim(&self, op: &'static str, parent: &DirNode, name: &OsStr) -> Outcome<()> {
         if self.index.is_none() {
             return Ok(());
         }
@@ -268,6 +268,8 @@ impl Union {
                 let Some(Found::Leaf { source, stat, data }) = self.find(&parent.dir, name)? else {
                     return Ok(());
                 };
+                // Nothing is copied up for the sake of a name that stays.
+                self.leaf_may_go(op, &parent.dir, name, source, &stat)?;
                 match source {
                     Source::Upper => return Ok(()),
                     Source::Index => {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{Stat, StatxAttributes, StatxFlags, XattrFlags};
 
-use super::layer::LayerIndex;
+use super::layer::{LayerIndex, RealDir};
 use super::lookup::Source;
 use super::node::{DirPart, Node};
 use super::spot::Spot;
@@ -131,17 +131,22 @@ impl Union {
         source: Source,
         stat: &Stat,
     ) -> Outcome<()> {
-        let real = match source {
-            _ if FileKind::of_mode(stat.st_mode) != FileKind::Regular => None,
-            Source::Upper => dir.upper.get(),
-            Source::Lower(slot) => Some(&dir.lowers[usize::from(slot)]),
-            Source::Index => None,
-        };
-        let Some(real) = real else { return Ok(()) };
-        let spot = Spot::At {
-            dir: real.clone(),
+        if FileKind::of_mode(stat.st_mode) != FileKind::Regular {
+            return Ok(());
+        }
+        let at = |dir: &Arc<RealDir>| Spot::At {
+            dir: dir.clone(),
             name: name.into(),
         };
+        let spot = match source {
+            Source::Upper => dir.upper.get().map(at),
+            Source::Lower(slot) => Some(at(&dir.lowers[usize::from(slot)])),
+            Source::Index => {
+                let index = self.index.as_ref();
+                index.and_then(|index| index.spot(self.ground.real_id(stat)))
+            }
+        };
+        let Some(spot) = spot else { return Ok(()) };
         refuse(self.protection_of(&spot)?, op, name)
     }
 

@@ -36,7 +36,7 @@ impl Union {
             node: parent.clone(),
             dir: dir.clone(),
         };
-        self.claim(&here, name)?;
+        self.claim("unlink", &here, name)?;
         let _names = dir.names.write();
         let Some(Found::Leaf { source, stat, .. }) = self.find(&dir, name)? else {
             let errno = if self.find(&dir, name)?.is_some() {

@@ -79,9 +79,9 @@ impl Union {
                     return Err(fixed(name));
                 }
             }
-            self.claim(&old_parent, name)?;
+            self.claim("rename", &old_parent, name)?;
             if mode != RenameMode::NoReplace {
-                self.claim(&new_parent, new_name)?;
+                self.claim("rename", &new_parent, new_name)?;
             }
             // Only now that neither side refuses, and before the locks: copies can take long.
             for (node, name) in [(Some(&moving), name), (swapped.as_ref(), new_name)] {
