@@ -32,8 +32,8 @@ impl<'a> Half<'a> {
 
     /// Whether it is a directory on the way to an object of the index.
     fn leads_there(&self, path: &Path) -> bool {
-        let is_below = |name: &&Path| *name != path && name.starts_with(path);
-        self.indexed.iter().any(|name| is_below(&name))
+        let mut names = self.indexed.iter();
+        names.any(|name| *name != path && name.starts_with(path))
     }
 
     /// Whether the other side needn't have it: an object of the index, or a directory that is
