@@ -10,6 +10,7 @@ mod aliases;
 mod copy_attributes;
 pub(crate) mod copy_data;
 mod copy_up;
+mod crowd;
 mod decide;
 mod descriptors;
 mod enter;
@@ -51,6 +52,7 @@ use crate::format::{Form, XattrNamespace};
 use crate::options::Switch;
 use crate::sys::{Errno, memory};
 use aliases::Aliases;
+use crowd::Crowd;
 use index::Index;
 use layer::{Ground, LayerIndex, RealDir};
 use listing::Listings;
@@ -72,9 +74,6 @@ pub(crate) use work::trust_again;
 /// `Result` of a request to the merged tree.
 pub type Outcome<T> = std::result::Result<T, Fault>;
 
-/// After how many dropped nodes freed memory goes back to the system.
-const GIVE_BACK_EVERY: usize = 1 << 14;
-
 /// The merged tree.
 #[derive(Debug)]
 pub struct Union {
@@ -92,8 +91,7 @@ pub struct Union {
     origins: Origins,
     aliases: Aliases,
     watcher: Watcher,
-    /// Nodes dropped so far.
-    dropped: AtomicUsize,
+    crowd: Crowd,
     follow: Follow,
     /// Present with `index=on`.
     index: Option<Index>,
@@ -136,17 +134,17 @@ impl Union {
 
     fn release(&self, id: NodeId, count: u64) {
         let dropped = self.table.release(id, count);
-        let before = self.dropped.fetch_add(dropped.len(), Ordering::Relaxed);
-        if before / GIVE_BACK_EVERY != (before + dropped.len()) / GIVE_BACK_EVERY {
-            self.table.shrink();
-            memory::give_back();
-        }
+        let many = dropped.len();
         for node in dropped {
             self.ground.descriptors.remove(node.slot);
             self.aliases.forget(node.id);
             if node.dir.is_some() {
                 self.listings.drop_listing(node.id);
             }
+        }
+        if self.crowd.leave(many, || self.table.len()) {
+            self.table.shrink();
+            memory::give_back();
         }
     }
 

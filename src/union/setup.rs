@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 use rustix::mount::OpenTreeFlags;
 use rustix::process::Resource;
 
 use super::aliases::Aliases;
+use super::crowd::Crowd;
 use super::decide;
 use super::descriptors::Descriptors;
 use super::index_open::Belongings;
@@ -199,7 +200,7 @@ impl Union {
             origins,
             aliases: Aliases::new(),
             watcher: Watcher::default(),
-            dropped: AtomicUsize::new(0),
+            crowd: Crowd::default(),
             follow,
             index,
             lower_names: Arc::default(),
