@@ -14,6 +14,8 @@ mod needs;
 mod refuse;
 #[path = "common/release.rs"]
 mod release;
+#[path = "check/room.rs"]
+mod room;
 
 const OVERFALL: &str = env!("CARGO_BIN_EXE_overfall");
 

@@ -14,6 +14,7 @@ mod ids;
 mod machine;
 mod notes;
 mod real;
+mod room;
 mod space;
 mod synthetic;
 mod trial;

@@ -32,6 +32,8 @@ pub(super) enum Phase {
 pub(super) enum Note {
     /// A step was tried.
     Step(Phase, Step),
+    /// The trial's directory couldn't be made; an errno.
+    NoRoom(i32),
     /// Another file system could be mounted where the overlay could not.
     OtherMountsWork,
     /// Another file system couldn't be mounted there either.

@@ -1,15 +1,15 @@
 //! The trial of the kernel's overlay, on the real location.
 
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use nix::sys::signal::SigSet;
 
 use super::diagnose::Findings;
 use super::machine::FileSystem;
 use super::notes::{self, Note, Pen};
+use super::room::Place;
 use super::space::{self, Who};
 use super::synthetic::Scratch;
 use super::verdict::Verdict;
@@ -17,7 +17,7 @@ use super::{real, synthetic};
 use crate::error::Context;
 use crate::options::Options;
 use crate::sys::Errno;
-use crate::sys::child::{End, in_child};
+use crate::sys::child::in_child;
 use crate::sys::privilege::Privilege;
 use crate::{Error, Result};
 
@@ -25,6 +25,8 @@ const STEP: &str = "trying the kernel's overlay";
 
 /// How long a trial may take: it touches a few files, but a network file system may hang.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to remove what it made.
+const TO_TIDY_UP: Duration = Duration::from_secs(5);
 
 /// Tries whether the kernel's overlay carries `wanted` here: on a fresh directory in its work
 /// directory, in namespaces of the kind that it would be mounted in, and then over its real lower
@@ -46,18 +48,19 @@ pub(crate) fn trial_in(near: &Path, wanted: &Options) -> Result<Verdict> {
     if !wanted.lower.is_empty() {
         wanted.check()?;
     }
-    let room = Room::make(near)?;
-    let who = Who::current();
-    let legacy = in_child(LIMIT, |out| {
-        work(&wanted, &room.scratch, who, &Pen::new(out))
-    })
-    .context(STEP, near)?;
+    let place = Place::new(near)?;
+    let start = Instant::now();
+    let legacy =
+        in_child(LIMIT + TO_TIDY_UP, |out| keep(&place, &wanted, out)).context(STEP, near)?;
     let notes = notes::read(&legacy.output);
+    if let Some(Note::NoRoom(errno)) = notes.first() {
+        return Err(place.error(Errno::from_raw_os_error(*errno)));
+    }
     let finished = notes.iter().any(|note| matches!(note, Note::End));
     if !finished {
-        let why = match legacy.end {
-            End::TooLong => "it took too long; a file system below may hang",
-            _ => "it died before its end",
+        let why = match start.elapsed() >= LIMIT {
+            true => "it took too long; a file system below may hang",
+            false => "it died before its end",
         };
         return Err(Error::system(STEP).at(near).because(why));
     }
@@ -83,7 +86,27 @@ pub(crate) fn trial_in(near: &Path, wanted: &Options) -> Result<Verdict> {
     })
 }
 
-/// The child's part.
+/// The child's part: it outlives this process when that is killed, and takes its room away.
+fn keep(place: &Place, wanted: &Options, out: OwnedFd) {
+    // Nor is it for the terminal to end it.
+    let _ = SigSet::all().thread_block();
+    let pen = Pen::new(out);
+    let room = match place.make() {
+        Ok(room) => room,
+        Err(errno) => return pen.note(&Note::NoRoom(errno.raw_os_error())),
+    };
+    let scratch = Scratch {
+        top: place.path().to_owned(),
+    };
+    let who = Who::current();
+    let _ended = in_child(LIMIT, |alive| {
+        work(wanted, &scratch, who, &pen);
+        drop(alive);
+    });
+    drop(room);
+}
+
+/// The grandchild's part.
 fn work(wanted: &Options, scratch: &Scratch, who: Who, pen: &Pen) {
     if pen.step("make a namespace", || space::enter(who)) && synthetic::lay_out(scratch, pen) {
         let ours = synthetic::options(wanted, scratch);
@@ -95,89 +118,4 @@ fn work(wanted: &Options, scratch: &Scratch, who: Who, pen: &Pen) {
         }
     }
     pen.note(&Note::End);
-}
-
-/// The private directory of a trial; dropped, it is removed. A lock on it says that its trial is
-/// still alive.
-struct Room {
-    scratch: Scratch,
-    _lock: fs::File,
-}
-
-const NAME: &str = ".overfall-trial.";
-/// A trial is ended long before.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
-
-impl Room {
-    fn make(near: &Path) -> Result<Self> {
-        let why = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let near = fs::canonicalize(near).map_err(why).context(STEP, near)?;
-        sweep(&near);
-        let number = crate::sys::random::number().context("getting a random number", &near)?;
-        let top = near.join(format!("{NAME}{number:016x}"));
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&top)
-            .map_err(why)
-            .context(STEP, &top)?;
-        let room = fs::File::open(&top).and_then(|lock| {
-            flock(&lock, FlockOperation::LockExclusive)?;
-            Ok(Self {
-                scratch: Scratch { top: top.clone() },
-                _lock: lock,
-            })
-        });
-        room.map_err(|error| {
-            remove(&top);
-            Error::system(STEP).at(&top).errno(why(error))
-        })
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        remove(&self.scratch.top);
-    }
-}
-
-/// Removes what trials that were killed have left.
-fn sweep(near: &Path) {
-    let Ok(entries) = fs::read_dir(near) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if !entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(NAME.as_bytes())
-        {
-            continue;
-        }
-        let path: PathBuf = entry.path();
-        // One that was made just now may not have its lock yet.
-        let is_old = entry
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .is_ok_and(|made| made.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER));
-        if is_old
-            && let Ok(dir) = fs::File::open(&path)
-            && flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
-            remove(&path);
-        }
-    }
-}
-
-/// Removes a directory that only we know. What can't be removed now, the next trial tries again.
-fn remove(top: &Path) {
-    // The kernel makes some of its directories without any permission.
-    drop(fs::set_permissions(top, fs::Permissions::from_mode(0o700)));
-    for entry in fs::read_dir(top).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path());
-        } else {
-            drop(fs::remove_file(entry.path()));
-        }
-    }
-    drop(fs::remove_dir(top));
 }

@@ -106,9 +106,9 @@ fn remove_one(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Removed, Errno> {
     }
 }
 
-/// Removes all that is in a directory. What lies deeper is moved up to it: a tree may have more
+/// Removes all that is in an open directory of our own. What lies deeper is moved up to it: a tree may have more
 /// levels than we have descriptors or stack.
-fn remove_contents(top: &OwnedFd) -> Result<(), Errno> {
+pub fn remove_contents(top: &OwnedFd) -> Result<(), Errno> {
     let mut moved = 0;
     loop {
         let names = names_in(top)?;
