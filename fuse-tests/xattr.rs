@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use rustix::fs::XattrFlags;
 
@@ -35,6 +36,8 @@ cases! {
     chmod_changes_the_acl,
     acl_lets_somebody_in: Limit::Root("needs a second uid"),
     acl_by_somebody_else: Limit::Root("needs a second uid"),
+    layer_without_acls: Limit::Root("it mounts a file system"),
+    acls_of_the_work_directory_stay_there: Limit::Root("needs a second uid"),
     setfacl_and_getfacl,
     by_a_plain_user_on_a_foreign_file: Limit::Root("needs a second uid"),
     refused_change_copies_nothing_up,
@@ -336,6 +339,50 @@ fn acl_lets_somebody_in(t: &Tree) {
     as_user(1234, 1234, || fails(fs::read(&path), libc::EACCES));
 }
 
+/// The kernel asks for an ACL before each access by anybody but the owner.
+fn layer_without_acls(t: &Tree) {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    t.lower(&["d/f=F"]);
+    let (ram, low) = (t.beside("ram"), t.low(""));
+    fs::create_dir(&ram).unwrap();
+    let kind = Some("ramfs");
+    if let Err(errno) = mount(kind, &ram, kind, MsFlags::empty(), None::<&str>) {
+        skip(format!("ramfs: {errno}"));
+    }
+    let copied = Command::new("cp").arg("-a").arg(low.join(".")).arg(&ram).status();
+    assert!(copied.unwrap().success());
+    mount(Some(&ram), &low, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    t.mount();
+    let (dir, file) = (t.at("d"), t.at("d/f"));
+    let seen = as_user(1234, 1234, || (fs::read_dir(dir).map(Iterator::count), fs::read(file)));
+    let absent = rustix::fs::getxattr(t.at("d/f"), ACCESS, &mut [0; 100][..]);
+    t.umount();
+    for place in [&low, &ram] {
+        umount2(place, MntFlags::MNT_DETACH).unwrap();
+    }
+    assert_eq!((seen.0.unwrap(), seen.1.unwrap()), (1, b"F".to_vec()));
+    assert_eq!(absent, Err(rustix::io::Errno::NODATA));
+}
+
+fn acls_of_the_work_directory_stay_there(t: &Tree) {
+    t.lower(&["f=F", "dir/"]);
+    chmod(t.low("f"), 0o640);
+    chmod(t.low("dir"), 0o750);
+    if xattr_set(t.work(""), "system.posix_acl_default", &acl(1234, 7)).is_err() {
+        skip("the layers' file system has no POSIX ACLs");
+    }
+    t.mount();
+    t.append("f", "+");
+    t.write("dir/new", "N");
+    for path in ["f", "dir", "dir/new"] {
+        assert_eq!(xattr_names(t.at(path)), [b""; 0], "{path}");
+        assert_eq!(xattr_get(t.upper(path), ACCESS), None, "{path}");
+        assert_eq!(xattr_get(t.upper(path), "system.posix_acl_default"), None, "{path}");
+    }
+    let file = t.at("f");
+    as_user(1234, 1234, || fails(fs::read(file), libc::EACCES));
+}
+
 fn acl_by_somebody_else(t: &Tree) {
     t.lower(&["f=F"]);
     t.mount();
@@ -345,7 +392,6 @@ fn acl_by_somebody_else(t: &Tree) {
 }
 
 fn setfacl_and_getfacl(t: &Tree) {
-    use std::process::Command;
     t.lower(&["d/f=F"]);
     t.mount();
     let run = |program: &str, arguments: &[&str]| {

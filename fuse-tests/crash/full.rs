@@ -21,6 +21,7 @@ const IMAGES: Limit = Limit::Root("images are for the machine's root");
 
 cases! {
     no_space_on_tmpfs: OURS,
+    a_part_of_a_write_counts,
     no_inodes_on_tmpfs: OURS,
     no_space_on_ext4: IMAGES,
     no_inodes_on_ext4: IMAGES,
@@ -35,6 +36,29 @@ fn no_space_on_tmpfs(t: &Tree) {
     try_all(t, libc::ENOSPC, fill_space, |t| {
         fs::remove_file(t.disk().join("filler")).unwrap()
     });
+}
+
+/// Who goes on after the part that was written must know how much that was.
+fn a_part_of_a_write_counts(t: &Tree) {
+    t.upper_on_a_disk_of("2m");
+    t.mount();
+    let mut log = File::options()
+        .append(true)
+        .create(true)
+        .open(t.at("log"))
+        .unwrap();
+    let record = bytes(7, 900_000);
+    let mut written = 0;
+    let error = loop {
+        match log.write(&record) {
+            Ok(count) => written += count as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(log.metadata().unwrap().len(), written);
+    // A whole one, a whole one, and what there was room for.
+    assert!(written > 1_800_000, "{written}");
 }
 
 fn no_inodes_on_tmpfs(t: &Tree) {

@@ -2,10 +2,17 @@
 //! (`linux/posix_acl_xattr.h`): a version word, then entries of tag, permissions and id, all
 //! little-endian.
 
+use std::ffi::OsStr;
+
 /// Attribute of the list that is checked.
 pub const ACCESS: &str = "system.posix_acl_access";
 /// Attribute of the list that new objects in a directory inherit.
 pub const DEFAULT: &str = "system.posix_acl_default";
+
+/// Whether the attribute holds an ACL.
+pub fn is_acl(name: &OsStr) -> bool {
+    name == ACCESS || name == DEFAULT
+}
 
 const VERSION: u32 = 2;
 const ENTRY_LEN: usize = 8;

@@ -140,17 +140,27 @@ fn copy_by_hand(
 }
 
 /// pwrite(2) until all is written.
-pub(super) fn write_all(to: impl AsFd, mut data: &[u8], mut at: u64) -> Result<(), Errno> {
-    while !data.is_empty() {
-        match rustix::io::retry_on_intr(|| rustix::io::pwrite(&to, data, at))? {
-            0 => return Err(Errno::IO),
-            written => {
-                data = &data[written..];
-                at += written as u64;
-            }
-        }
+fn write_all(to: impl AsFd, data: &[u8], at: u64) -> Result<(), Errno> {
+    let mut written = 0;
+    while written < data.len() {
+        written += write_some(&to, &data[written..], at + written as u64)?;
     }
     Ok(())
+}
+
+/// Writes as much as can be, and says how much that was: an error only where it was nothing.
+pub(super) fn write_some(to: impl AsFd, data: &[u8], at: u64) -> Result<usize, Errno> {
+    let mut written = 0;
+    while written < data.len() {
+        let (rest, at) = (&data[written..], at + written as u64);
+        match rustix::io::retry_on_intr(|| rustix::io::pwrite(&to, rest, at)) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(more) => written += more,
+            Err(errno) if written == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
 }
 
 #[cfg(test)]

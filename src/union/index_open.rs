@@ -12,6 +12,7 @@ use super::index::Index;
 use super::layer::{Ground, LayerIndex, RealDir};
 use super::origins::{FsUuids, Origins};
 use super::spot::Spot;
+use super::work::remove_acls;
 use crate::error::Context;
 use crate::format::index::{Links, origin_of};
 use crate::format::origin::Origin;
@@ -64,6 +65,7 @@ impl Belongings<'_> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir =
             rustix::fs::openat(self.work, INDEX, flags, Mode::empty()).context(STEP, &path)?;
+        remove_acls(dir.as_fd()).context(STEP, &path)?;
         self.prove(dir.as_fd(), self.namespace.upper(), &upper)
             .map_err(|errno| foreign(&path, errno, "another upper layer"))?;
         let dir =

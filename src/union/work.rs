@@ -14,7 +14,7 @@ use super::spot::Spot;
 use super::types::{Fault, Place};
 use crate::dotted::Guard;
 use crate::error::Context;
-use crate::format::{Form, INCOMPAT, WORK};
+use crate::format::{Form, INCOMPAT, WORK, acl};
 use crate::sys::{self, Errno, from_io, random, tree};
 use crate::{Error, Result};
 
@@ -59,6 +59,17 @@ pub(super) struct Temp<'w> {
     published: bool,
 }
 
+/// Takes the ACLs off an open directory, which it has inherited.
+pub(super) fn remove_acls(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    for attr in [acl::ACCESS, acl::DEFAULT] {
+        match rustix::fs::fremovexattr(fd, attr) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
 impl Work {
     /// Locks `workdir`, empties `workdir/work` and makes it anew.
     pub(super) fn open(
@@ -94,6 +105,8 @@ impl Work {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(&base, WORK, flags, Mode::empty()).context(STEP, path.join(WORK))?;
+        // What is made in there would inherit them.
+        remove_acls(fd.as_fd()).context(STEP, path.join(WORK))?;
         let held = fd
             .try_clone()
             .map_err(|error| from_io(&error))

@@ -67,9 +67,8 @@ const NEEDED: CapabilitySet = CapabilitySet::CHOWN
     // The labels that some security modules keep in attributes.
     .union(CapabilitySet::MAC_ADMIN)
     // `trusted.` attributes; files that the kernel reads by itself.
-    .union(CapabilitySet::SYS_ADMIN)
-    // The blocks that a disk keeps for root.
-    .union(CapabilitySet::SYS_RESOURCE);
+    // Not `SYS_RESOURCE`, as the kernel's overlay: quotas are for everybody.
+    .union(CapabilitySet::SYS_ADMIN);
 
 /// To enter other mount namespaces, and to see whose they are.
 const TO_END: CapabilitySet = CapabilitySet::SYS_ADMIN

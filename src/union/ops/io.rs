@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, StatxAttributes, StatxFlags};
 
-use super::super::copy_data::write_all;
+use super::super::copy_data::write_some;
 use super::super::copy_up::{Data, open_for_reading};
 use super::super::descriptors::{Access, OpenFile};
 use super::super::metacopy::DataPlace;
@@ -84,14 +84,14 @@ impl Union {
                 return Err(self.io_fault(&node, "writing to an append-only file", Errno::PERM));
             }
         }
-        write_all(file.as_fd(), data, offset)
-            .map_err(|errno| self.io_fault(&node, "writing", errno))?;
+        // Before the first byte: never somebody's data in a file that is set-user-id.
         if let KillPriv::Drop { gid } = kill {
             let stat = rustix::fs::fstat(file.as_fd())
-                .map_err(|errno| self.io_fault(&node, "stat after a write", errno))?;
+                .map_err(|errno| self.io_fault(&node, "stat before a write", errno))?;
             self.drop_privileges(&node, &stat, gid)?;
         }
-        Ok(data.len())
+        write_some(file.as_fd(), data, offset)
+            .map_err(|errno| self.io_fault(&node, "writing", errno))
     }
 
     /// Writes a file's data (`data_only`: without its attributes) to the disk.

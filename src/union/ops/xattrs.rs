@@ -27,6 +27,9 @@ impl Union {
             let errno = match errno {
                 // As it is listed.
                 Errno::ACCESS if self.owners.records() => Errno::NODATA,
+                // A layer's file system may have no ACLs. The kernel asks before each access by anybody but
+                // the owner, and takes any other error for the answer.
+                Errno::OPNOTSUPP if acl::is_acl(name) => Errno::NODATA,
                 errno => errno,
             };
             spot.fault("getxattr", errno).named(name)
