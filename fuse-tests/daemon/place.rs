@@ -1,17 +1,23 @@
 //! Where the tests work and who they work as.
 
+#[path = "../common/commands.rs"]
+mod commands;
+#[path = "../common/said.rs"]
+mod said;
+
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use commands::processes_about;
+pub(crate) use commands::{finish, run, until};
+pub(crate) use said::Said;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -141,14 +147,6 @@ pub(crate) struct Place {
     pub(crate) who: Who,
 }
 
-/// What a command said, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
 impl Place {
     pub(crate) fn merged(&self) -> PathBuf {
         self.dir.join("merged")
@@ -228,65 +226,6 @@ impl Place {
     }
 }
 
-/// Runs a command to its end, and to the end of what it writes: that comes later when somebody
-/// else still holds its pipes.
-pub(crate) fn run(mut command: Command) -> Said {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    finish(command.spawn().unwrap())
-}
-
-/// The end of a command that was started with pipes.
-pub(crate) fn finish(mut child: Child) -> Said {
-    let command = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
-    let command = String::from_utf8_lossy(&command).replace('\0', " ");
-    let out = reader(child.stdout.take());
-    let err = reader(child.stderr.take());
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if start.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("{command} hangs");
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
-    let text = |from: mpsc::Receiver<String>, name: &str| {
-        from.recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| panic!("somebody holds the {name} of {command}"))
-    };
-    Said {
-        code: status.code(),
-        out: text(out, "stdout"),
-        err: text(err, "stderr"),
-    }
-}
-
-fn reader(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(mut pipe) = pipe {
-            pipe.read_to_end(&mut text).unwrap();
-        }
-        let _ = send.send(String::from_utf8_lossy(&text).into_owned());
-    });
-    receive
-}
-
-/// Waits for something to come true.
-pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 pub(crate) fn mounts() -> Vec<PathBuf> {
     let all = mounts_and_kinds().into_iter();
     all.map(|(target, _)| target).collect()
@@ -301,20 +240,4 @@ pub(crate) fn mounts_and_kinds() -> Vec<(PathBuf, String)> {
         Some((PathBuf::from(mount.split(' ').nth(4)?), kind.to_owned()))
     };
     table.lines().filter_map(parse).collect()
-}
-
-/// Processes with `dir` in their command line; one that is over has none.
-fn processes_about(dir: &Path) -> Vec<(Pid, String)> {
-    let wanted = dir.to_str().unwrap();
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&format!("{wanted}/"))
-                .then_some((Pid::from_raw(pid)?, line))
-        })
-        .collect()
 }

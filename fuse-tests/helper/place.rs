@@ -1,17 +1,24 @@
 //! Where the tests work: a mount namespace with the helper's names in it, and a user whom only this
 //! namespace knows.
 
+#[path = "../common/commands.rs"]
+mod commands;
+#[path = "../common/said.rs"]
+mod said;
+
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
+
+use commands::processes_about;
+pub(crate) use commands::until;
+pub(crate) use said::Said;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -203,14 +210,6 @@ pub(crate) struct Place {
     pub(crate) no_helpers: Option<String>,
 }
 
-/// What a command said, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
 impl Place {
     /// `-o` for a writable overlay of the place's own layers.
     pub(crate) fn options(&self) -> String {
@@ -270,11 +269,8 @@ impl Place {
                 format!("{}:{path}:/usr/sbin:/sbin", self.names.display()),
             )
             .env("O", self.options())
-            .env("NAMES", &self.names)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        finish(command.spawn().unwrap())
+            .env("NAMES", &self.names);
+        commands::run(command)
     }
 
     /// The mount table's line about `merged`, if it is mounted.
@@ -313,54 +309,6 @@ pub(crate) fn has(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
-/// The end of a command, and of what it writes: that comes later when somebody else still holds
-/// its pipes.
-fn finish(mut child: Child) -> Said {
-    let out = reader(child.stdout.take());
-    let err = reader(child.stderr.take());
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if start.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("it hangs: {:?}", err.try_recv());
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
-    let text = |from: mpsc::Receiver<String>, name: &str| {
-        from.recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| panic!("somebody holds the {name}"))
-    };
-    Said {
-        code: status.code(),
-        out: text(out, "stdout"),
-        err: text(err, "stderr"),
-    }
-}
-
-fn reader(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(mut pipe) = pipe {
-            pipe.read_to_end(&mut text).unwrap();
-        }
-        let _ = send.send(String::from_utf8_lossy(&text).into_owned());
-    });
-    receive
-}
-
-/// Waits for something to come true.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn mounts() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     table
@@ -368,21 +316,5 @@ fn mounts() -> Vec<PathBuf> {
         .filter_map(|line| line.split(' ').nth(4))
         .map(PathBuf::from)
         .filter(|at| at.to_string_lossy().contains("overfall-helper-"))
-        .collect()
-}
-
-/// Processes with `dir` in their command line; one that is over has none.
-fn processes_about(dir: &Path) -> Vec<(Pid, String)> {
-    let wanted = dir.to_str().unwrap();
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&format!("{wanted}/"))
-                .then_some((Pid::from_raw(pid)?, line))
-        })
         .collect()
 }
