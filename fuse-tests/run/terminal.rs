@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::ways::{Ran, Way, finish, skip};
+use crate::ways::{Way, finish, skip};
 
 /// script(1), with a shell command line on its terminal; `$RUN` is `overfall run`.
 fn on_terminal(way: &Way, line: &str) -> Command {
@@ -30,7 +30,7 @@ fn on_terminal(way: &Way, line: &str) -> Command {
 
 pub(crate) fn the_summary_is_for_a_terminal(way: &Way) {
     let changes = "echo > /new; mkdir /dir; rm /etc/hostname; echo >> /etc/hosts";
-    let ran: Ran = finish(&mut on_terminal(way, &format!("$RUN -- sh -c '{changes}'")));
+    let ran = finish(&mut on_terminal(way, &format!("$RUN -- sh -c '{changes}'")));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let last = ran.out.lines().last().unwrap().trim().to_owned();
     let wanted = "2 added, 1 changed, 1 removed";

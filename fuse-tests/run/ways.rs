@@ -1,10 +1,12 @@
 //! The ways in which each case runs, and what a case needs to run `overfall`.
 
+#[path = "../common/said.rs"]
+mod said;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use said::Said;
 
 pub(crate) type Case = (&'static str, fn(&Way));
 
@@ -28,27 +32,7 @@ pub(crate) struct Way {
     program: PathBuf,
 }
 
-/// How a run ended, and what it said.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            signal: output.status.signal(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Ran {
+impl Said {
     /// The output of a run that must have gone well.
     #[track_caller]
     pub(crate) fn good(self) -> String {
@@ -131,12 +115,12 @@ impl Way {
     }
 
     /// Runs `words` with `options`.
-    pub(crate) fn run(&self, options: &[&str], words: &[&str]) -> Ran {
+    pub(crate) fn run(&self, options: &[&str], words: &[&str]) -> Said {
         finish(self.command(options).arg("--").args(words))
     }
 
     /// Runs a shell script.
-    pub(crate) fn sh(&self, script: &str) -> Ran {
+    pub(crate) fn sh(&self, script: &str) -> Said {
         self.run(&[], &["sh", "-c", script])
     }
 
@@ -152,7 +136,7 @@ impl Way {
 }
 
 /// Runs a command to its end, and not for ever.
-pub(crate) fn finish(command: &mut Command) -> Ran {
+pub(crate) fn finish(command: &mut Command) -> Said {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

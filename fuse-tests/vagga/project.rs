@@ -1,14 +1,19 @@
 //! Who runs the cases and by which means, and a project to run them in.
 
+#[path = "../common/said.rs"]
+mod said;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
+
+use said::Said;
 
 pub(crate) type Case = (&'static str, fn(&Project));
 
@@ -32,25 +37,7 @@ pub(crate) struct Project {
     program: PathBuf,
 }
 
-/// How a command ended, and what it said.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Ran {
+impl Said {
     /// The output of a command that must have gone well.
     #[track_caller]
     pub(crate) fn good(self) -> String {
@@ -79,7 +66,7 @@ echo base > $R/etc/file; echo d > $R/var/lib/data/d; touch $R/etc/resolv.conf $R
 
 impl Project {
     /// Runs a shell script as the user, in the project.
-    pub(crate) fn sh(&self, script: &str) -> Ran {
+    pub(crate) fn sh(&self, script: &str) -> Said {
         self.command("sh")
             .args(["-ec", script])
             .output()
@@ -106,7 +93,7 @@ impl Project {
     }
 
     /// `overfall vagga ARGUMENTS`.
-    pub(crate) fn vagga(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn vagga(&self, arguments: &[&str]) -> Said {
         self.vagga_command(arguments).output().unwrap().into()
     }
 
@@ -117,7 +104,7 @@ impl Project {
     }
 
     /// `_run OPTIONS app sh -ec SCRIPT`, by the case's means.
-    pub(crate) fn run(&self, options: &[&str], script: &str) -> Ran {
+    pub(crate) fn run(&self, options: &[&str], script: &str) -> Said {
         self.run_command(options, script).output().unwrap().into()
     }
 
@@ -137,7 +124,7 @@ impl Project {
     }
 
     /// `_build OPTIONS NAME`, by the case's means: copies are made where no overlay is wanted.
-    pub(crate) fn build(&self, options: &[&str], name: &str) -> Ran {
+    pub(crate) fn build(&self, options: &[&str], name: &str) -> Said {
         self.build_command(options, name).output().unwrap().into()
     }
 
