@@ -2,19 +2,24 @@
 //! does that doesn't have them.
 
 use rustix::io::Errno;
-use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
 
 /// Does `run` where these system calls, by number, fail with `errno`; so do the processes that it
-/// starts. A filter is a thread's own, so it goes with the thread that this takes.
-pub(crate) fn refusing<T: Send>(calls: &[i64], errno: Errno, run: impl FnOnce() -> T + Send) -> T {
-    let rules = calls.iter().map(|number| (*number, Vec::new())).collect();
+/// starts. A call with rules is refused where one of them fits, a call without always. A filter is
+/// a thread's own, so it goes with the thread that this takes.
+pub(crate) fn refusing<T: Send>(
+    calls: impl IntoIterator<Item = (i64, Vec<SeccompRule>)>,
+    errno: Errno,
+    run: impl FnOnce() -> T + Send,
+) -> T {
+    let rules = calls.into_iter().collect();
     let arch = std::env::consts::ARCH
         .try_into()
         .expect("an architecture with filters");
     let errno = u32::try_from(errno.raw_os_error()).expect("a number");
     let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(errno));
     let filter = SeccompFilter::new(rules, allow, refuse, arch).expect("a filter");
-    let program: seccompiler::BpfProgram = filter.try_into().expect("a program");
+    let program: BpfProgram = filter.try_into().expect("a program");
     std::thread::scope(|scope| {
         let filtered = scope.spawn(|| {
             apply_filter(&program).expect("the filter is taken");

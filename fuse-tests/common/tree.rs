@@ -13,6 +13,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
 use super::filter::without_whiteouts;
 use super::machine::Upper;
+use super::refuse::refusing;
 use super::watch::Watch;
 use super::{Snapshot, plant, sketch};
 
@@ -655,7 +656,8 @@ fn overfall(log: &Path, arguments: &[OsString], missing: &[i64]) -> Result<(), S
     let status = if missing.is_empty() {
         command.status()
     } else {
-        super::refuse::refusing(missing, rustix::io::Errno::NOSYS, || command.status())
+        let calls = missing.iter().map(|call| (*call, Vec::new()));
+        refusing(calls, rustix::io::Errno::NOSYS, || command.status())
     };
     let status = status.map_err(|e| format!("overfall: {e}"))?;
     if status.success() {

@@ -46,6 +46,8 @@ mod parts;
 mod place;
 mod privileges;
 mod random;
+#[path = "../common/refuse.rs"]
+mod refuse;
 #[path = "../common/release.rs"]
 mod release;
 mod script;
