@@ -15,12 +15,17 @@ use super::said::Said;
 
 /// Runs a command to its end, and to the end of what it writes: that comes later when somebody
 /// else still holds its pipes.
-pub(crate) fn run(mut command: Command) -> Said {
+pub(crate) fn run(command: Command) -> Said {
+    finish(start(command))
+}
+
+/// Starts a command with nothing to read and with pipes for what it says.
+pub(crate) fn start(mut command: Command) -> Child {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    finish(command.spawn().unwrap())
+    command.spawn().unwrap()
 }
 
 /// The end of a command that was started with pipes.

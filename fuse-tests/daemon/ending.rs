@@ -131,14 +131,7 @@ fn a_killed_servers_mount_can_be_unmounted(place: &Place) -> Verdict {
 fn foreground_stays_until_a_signal(place: &Place) -> Verdict {
     let options = place.options();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let mut command =
-            place.overfall(&["mount", "-f", "--backend", "fuse", "-o", &options, "merged"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        until("it is mounted", || place.is_mounted());
+        let mut child = place.mount_and_stay(&["-f", "-o", &options]);
         assert_eq!(place.shell("cat merged/hello").out, "hello\n");
         assert!(child.try_wait()?.is_none(), "it stays");
         kill_process(rustix::process::Pid::from_child(&child), signal)?;
@@ -152,14 +145,7 @@ fn foreground_stays_until_a_signal(place: &Place) -> Verdict {
 
 fn foreground_ends_with_the_mount(place: &Place) -> Verdict {
     let options = place.options();
-    let mut command =
-        place.overfall(&["mount", "-f", "--backend", "fuse", "-o", &options, "merged"]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command.spawn()?;
-    until("it is mounted", || place.is_mounted());
+    let child = place.mount_and_stay(&["-f", "-o", &options]);
     // Mounted is a moment before served; the command below waits for that by itself.
     assert_eq!(place.shell("cat merged/hello").out, "hello\n");
     assert_eq!(place.umount().code, Some(0));

@@ -9,14 +9,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use commands::processes_about;
 pub(crate) use commands::{finish, run, until};
+use commands::{processes_about, start};
 pub(crate) use said::Said;
 
 /// How long anything may take.
@@ -193,6 +193,15 @@ impl Place {
         let options = self.options();
         let said = run(self.overfall(&["mount", "--backend", "fuse", "-o", &options, "merged"]));
         assert_eq!(said.code, Some(0), "{said:?}");
+    }
+
+    /// Mounts the place's layers with a command that stays, which has mounted.
+    pub(crate) fn mount_and_stay(&self, arguments: &[&str]) -> Child {
+        let mut command = self.overfall(&["mount", "--backend", "fuse"]);
+        command.args(arguments).arg("merged");
+        let child = start(command);
+        until("it is mounted", || self.is_mounted());
+        child
     }
 
     pub(crate) fn umount(&self) -> Said {

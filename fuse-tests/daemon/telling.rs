@@ -267,13 +267,7 @@ fn debug_logs_each_request(place: &Place) -> Verdict {
 
 fn debug_without_a_file_stays_in_the_foreground(place: &Place) -> Verdict {
     let options = format!("{},debug", place.options());
-    let mut command = place.overfall(&["mount", "--backend", "fuse", "-o", &options, "merged"]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command.spawn()?;
-    until("it is mounted", || place.is_mounted());
+    let child = place.mount_and_stay(&["-o", &options]);
     assert_eq!(place.shell("cat merged/hello").out, "hello\n");
     assert_eq!(place.umount().code, Some(0));
     let said = finish(child);
