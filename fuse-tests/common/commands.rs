@@ -2,13 +2,10 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use rustix::process::Pid;
 
 use super::PATIENCE;
 use super::said::Said;
@@ -72,20 +69,4 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Processes with `dir` in their command line; one that is over has none.
-pub(crate) fn processes_about(dir: &Path) -> Vec<(Pid, String)> {
-    let wanted = dir.to_str().unwrap();
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&format!("{wanted}/"))
-                .then_some((Pid::from_raw(pid)?, line))
-        })
-        .collect()
 }

@@ -3,6 +3,7 @@
 mod calls;
 mod dotted;
 pub(crate) mod filter;
+pub(crate) mod leftovers;
 mod machine;
 pub(crate) mod mmap;
 mod older;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::dotted;
+use super::leftovers;
 use super::machine::{self, PLAIN_ID, Program, Variant};
 use super::older;
 use super::tree::{Carrier, Tree};
@@ -94,12 +95,10 @@ pub(crate) fn main(modules: Modules) -> ExitCode {
     report_skips();
     let left = leftovers_after_a_while(base.path());
     if !left.is_empty() {
-        eprintln!("left behind by the tests:\n{}", left.join("\n"));
         // What is still mounted must not be walked into by the removal.
         let _ = base.keep();
-        return ExitCode::FAILURE;
     }
-    conclusion.exit_code()
+    leftovers::exit_code(&conclusion, &left)
 }
 
 fn trials(modules: Modules, base: &Path) -> Vec<Trial> {
@@ -385,38 +384,15 @@ fn payload_text(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// As [`leftovers`], with some time for servers that are about to end.
+/// Mounts and processes that mention the suite's directory. Servers that are about to end get some
+/// time.
 fn leftovers_after_a_while(base: &Path) -> Vec<String> {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
-        let left = leftovers(base);
+        let left = leftovers::about(&base.to_string_lossy());
         if left.is_empty() || Instant::now() > end {
             return left;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Mounts and processes that mention the suite's directory.
-fn leftovers(base: &Path) -> Vec<String> {
-    let base = base.to_string_lossy().into_owned();
-    let mut left = Vec::new();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    left.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(&base))
-            .map(|line| format!("mount {line}")),
-    );
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
-            continue;
-        };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if pid != std::process::id() && command.contains(&base) {
-            left.push(format!("process {pid}: {command}"));
-        }
-    }
-    left
 }

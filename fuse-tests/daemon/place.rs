@@ -2,6 +2,9 @@
 
 #[path = "../common/commands.rs"]
 mod commands;
+#[allow(dead_code)] // each test binary uses its part
+#[path = "../common/leftovers.rs"]
+pub(crate) mod leftovers;
 #[path = "../common/said.rs"]
 mod said;
 
@@ -13,10 +16,12 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
+use commands::start;
 pub(crate) use commands::{finish, run, until};
-use commands::{processes_about, start};
+pub(crate) use leftovers::mounts_below;
+use leftovers::{processes_about, within};
 pub(crate) use said::Said;
 
 /// How long anything may take.
@@ -116,16 +121,8 @@ impl Bench {
 
     /// Mounts and processes that outlived their tests, which are ended now.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        for target in mounts().into_iter().filter(|at| at.starts_with(&self.dir)) {
-            left.push(format!("mount {}", target.display()));
-            let _ = nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH);
-        }
-        for (pid, command) in processes_about(&self.dir) {
-            left.push(format!("process {}: {command}", pid.as_raw_nonzero()));
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        left
+        let mounts = leftovers::unmount_below(&self.dir);
+        [mounts, leftovers::kill_about(&within(&self.dir))].concat()
     }
 
     pub(crate) fn clear(&self) {
@@ -209,7 +206,9 @@ impl Place {
     }
 
     pub(crate) fn is_mounted(&self) -> bool {
-        mounts().contains(&self.merged())
+        mounts_below(&self.dir)
+            .iter()
+            .any(|(_, at)| *at == self.merged())
     }
 
     /// The server; there must be one.
@@ -222,7 +221,7 @@ impl Place {
 
     /// Processes that have to do with this place and aren't over.
     pub(crate) fn servers(&self) -> Vec<Pid> {
-        let all = processes_about(&self.dir);
+        let all = processes_about(&within(&self.dir));
         all.into_iter().map(|(pid, _)| pid).collect()
     }
 
@@ -233,20 +232,4 @@ impl Place {
     pub(crate) fn until_no_server(&self) {
         until("the server has gone", || self.servers().is_empty());
     }
-}
-
-pub(crate) fn mounts() -> Vec<PathBuf> {
-    let all = mounts_and_kinds().into_iter();
-    all.map(|(target, _)| target).collect()
-}
-
-/// What is mounted where, and the type of each.
-pub(crate) fn mounts_and_kinds() -> Vec<(PathBuf, String)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let parse = |line: &str| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let kind = file_system.split(' ').next()?;
-        Some((PathBuf::from(mount.split(' ').nth(4)?), kind.to_owned()))
-    };
-    table.lines().filter_map(parse).collect()
 }

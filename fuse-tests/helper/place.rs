@@ -3,6 +3,9 @@
 
 #[path = "../common/commands.rs"]
 mod commands;
+#[allow(dead_code)] // each test binary uses its part
+#[path = "../common/leftovers.rs"]
+pub(crate) mod leftovers;
 #[path = "../common/said.rs"]
 mod said;
 
@@ -10,14 +13,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::process::{Signal, kill_process};
 
-use commands::processes_about;
 pub(crate) use commands::until;
+use leftovers::{mounts_below, processes_about, within};
 pub(crate) use said::Said;
 
 /// How long anything may take.
@@ -86,21 +87,11 @@ impl Bench {
 
     /// Mounts and processes that outlived their tests, which are ended now.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        let start = Instant::now();
+        let ours = within(&self.dir);
         // Servers may be about to end.
-        while !processes_about(&self.dir).is_empty() && start.elapsed() < Duration::from_secs(10) {
-            thread::sleep(Duration::from_millis(20));
-        }
-        let mut left = Vec::new();
-        for target in mounts().into_iter().filter(|at| at.starts_with(&self.dir)) {
-            left.push(format!("mount {}", target.display()));
-            let _ = umount2(&target, MntFlags::MNT_DETACH);
-        }
-        for (pid, command) in processes_about(&self.dir) {
-            left.push(format!("process {}: {command}", pid.as_raw_nonzero()));
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        left
+        leftovers::let_end(&ours, Duration::from_secs(10));
+        let mounts = leftovers::unmount_below(&self.dir);
+        [mounts, leftovers::kill_about(&ours)].concat()
     }
 
     pub(crate) fn clear(&self) {
@@ -286,7 +277,7 @@ impl Place {
     /// Waits until no process has to do with this place.
     pub(crate) fn until_no_server(&self) {
         until("the server has gone", || {
-            processes_about(&self.dir).is_empty()
+            processes_about(&within(&self.dir)).is_empty()
         });
     }
 }
@@ -294,8 +285,7 @@ impl Place {
 impl Drop for Place {
     /// Whatever a failed test left is not in the way of the others.
     fn drop(&mut self) {
-        let inside = |at: &PathBuf| at.starts_with(&self.dir);
-        for target in mounts().into_iter().rev().filter(inside) {
+        for (_, target) in mounts_below(&self.dir).into_iter().rev() {
             let _ = umount2(&target, MntFlags::MNT_DETACH);
         }
     }
@@ -307,14 +297,4 @@ pub(crate) fn has(program: &str) -> bool {
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .any(|folder| folder.join(program).is_file())
-}
-
-fn mounts() -> Vec<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from)
-        .filter(|at| at.to_string_lossy().contains("overfall-helper-"))
-        .collect()
 }

@@ -12,6 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use overfall::sys::process;
 
+use crate::common::leftovers;
+pub(crate) use crate::common::leftovers::mounts_below;
+
 /// A case: it gets its own place and the means that it is to be done by.
 pub(crate) type Case = (&'static str, fn(&Place));
 
@@ -101,17 +104,6 @@ pub(crate) fn skip(reason: &str) -> ! {
     std::process::exit(SKIPPED)
 }
 
-/// The mounts of this process at or below a directory: type and place.
-pub(crate) fn mounts_below(dir: &Path) -> Vec<(String, PathBuf)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounts = table.lines().filter_map(|line| {
-        let point = PathBuf::from(line.split(' ').nth(4)?);
-        let fstype = line.split(" - ").nth(1)?.split(' ').next()?;
-        point.starts_with(dir).then(|| (fstype.to_owned(), point))
-    });
-    mounts.collect()
-}
-
 /// Waits for something to come true.
 pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
@@ -156,13 +148,11 @@ pub(crate) fn main(modules: &'static [(&'static str, &'static [Case])]) -> ExitC
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let left = leftovers(&dir);
-    if !left.is_empty() {
-        eprintln!("left behind by the tests:\n{}", left.join("\n"));
-        return ExitCode::FAILURE;
+    let left = ended_leftovers(&dir);
+    if left.is_empty() {
+        fs::remove_dir_all(&dir).unwrap();
     }
-    fs::remove_dir_all(&dir).unwrap();
-    conclusion.exit_code()
+    leftovers::exit_code(&conclusion, &left)
 }
 
 /// Only snapshots are made by copying; whoever may not mount makes none.
@@ -318,33 +308,10 @@ fn in_mapped_namespace(run: impl FnOnce() -> ExitCode) -> ExitCode {
 }
 
 /// Mounts and processes that outlived their cases, which are ended now.
-fn leftovers(dir: &Path) -> Vec<String> {
-    let mut left: Vec<String> = Vec::new();
-    for (_, point) in mounts_below(dir) {
-        left.push(format!("mount {}", point.display()));
-        let _ = nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH);
-    }
-    let wanted = dir.join("library");
-    let about = || -> Vec<(i32, String)> {
-        let entries = fs::read_dir("/proc").unwrap().flatten();
-        entries
-            .filter_map(|entry| {
-                let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-                let line = fs::read(entry.path().join("cmdline")).ok()?;
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                line.contains(wanted.to_str()?).then_some((pid, line))
-            })
-            .collect()
-    };
+fn ended_leftovers(dir: &Path) -> Vec<String> {
+    let mounts = leftovers::unmount_below(dir);
+    let program = format!("{}/library", dir.display());
     // A server that was left to its namespace takes a moment.
-    let start = Instant::now();
-    while !about().is_empty() && start.elapsed() < Duration::from_secs(20) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    for (pid, line) in about() {
-        left.push(format!("process {pid}: {line}"));
-        let pid = nix::unistd::Pid::from_raw(pid);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-    }
-    left
+    leftovers::let_end(&program, Duration::from_secs(20));
+    [mounts, leftovers::kill_about(&program)].concat()
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use nix::sys::signal::Signal;
 
-use crate::ways::{Way, eventually, processes, signal};
+use crate::ways::{Way, eventually, processes_about, signal};
 
 pub(crate) fn the_exit_code_is_the_command_s(way: &Way) {
     for code in [0, 1, 2, 77, 255] {
@@ -59,7 +59,7 @@ pub(crate) fn what_is_left_running_ends_with_the_command(way: &Way) {
     let mark = format!("98765{}", std::process::id());
     let script = format!("setsid sleep {mark} >/dev/null 2>&1 & sleep 0.1; exit 3");
     assert_eq!(way.sh(&script).code, Some(3));
-    assert!(processes(&format!("sleep {mark}")).is_empty());
+    assert!(processes_about(&format!("sleep {mark}")).is_empty());
 }
 
 pub(crate) fn a_killed_run_leaves_nothing(way: &Way) {
@@ -79,7 +79,7 @@ pub(crate) fn a_killed_run_leaves_nothing(way: &Way) {
         fs::read_dir(way.scratch()).unwrap().next().is_none()
     });
     eventually("its processes have ended", || {
-        processes(&way.home.to_string_lossy()).is_empty() && processes(&sleep).is_empty()
+        processes_about(&way.home.to_string_lossy()).is_empty() && processes_about(&sleep).is_empty()
     });
     assert!(!fs::exists("/made").unwrap());
 }

@@ -1,5 +1,8 @@
 //! The ways in which each case runs, and what a case needs to run `overfall`.
 
+#[allow(dead_code)] // each test binary uses its part
+#[path = "../common/leftovers.rs"]
+mod leftovers;
 #[path = "../common/said.rs"]
 mod said;
 
@@ -15,6 +18,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub(crate) use leftovers::processes_about;
 use said::Said;
 
 pub(crate) type Case = (&'static str, fn(&Way));
@@ -195,12 +199,8 @@ pub(crate) fn main(cases: &'static [Case]) -> ExitCode {
         .unwrap();
     let trials = trials(cases, base.path());
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let left = leftovers(base.path());
-    if !left.is_empty() {
-        eprintln!("left behind by the runs:\n{}", left.join("\n"));
-        return ExitCode::FAILURE;
-    }
-    conclusion.exit_code()
+    let left = leftovers::about(base.path().to_str().unwrap());
+    leftovers::exit_code(&conclusion, &left)
 }
 
 fn trials(cases: &'static [Case], base: &Path) -> Vec<Trial> {
@@ -317,29 +317,4 @@ fn isolate() {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         let _ = mount(None::<&str>, "/", None::<&str>, flags, None::<&str>);
     }
-}
-
-/// Mounts and processes that mention the suite's directory.
-fn leftovers(base: &Path) -> Vec<String> {
-    let base = base.to_str().unwrap();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounts = mounts
-        .lines()
-        .filter(|line| line.contains(base))
-        .map(|line| format!("mount {line}"));
-    mounts.chain(processes(base)).collect()
-}
-
-/// The processes whose command line has `text` in it.
-pub(crate) fn processes(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let own = entry.file_name().to_str() == Some(&std::process::id().to_string());
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(text) && !own {
-            found.push(format!("process {:?}: {line}", entry.file_name()));
-        }
-    }
-    found
 }
