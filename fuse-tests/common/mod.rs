@@ -10,6 +10,7 @@ mod older;
 mod plant;
 pub(crate) mod refuse;
 pub(crate) mod release;
+mod skip;
 mod snapshot;
 pub(crate) mod suite;
 mod tree;
@@ -18,8 +19,9 @@ mod watch;
 pub(crate) use calls::*;
 pub(crate) use machine::{Upper, is_real_root};
 pub(crate) use plant::{names, plant, sketch};
+pub(crate) use skip::skip;
 pub(crate) use snapshot::{Node, Snapshot};
-pub(crate) use suite::{Case, Limit, getting_on, skip};
+pub(crate) use suite::{Case, Limit, getting_on};
 pub(crate) use tree::{Carrier, Tree};
 
 /// The table of a module's tests: `name`, or `name: Limit::…("why")` for one that can't run on

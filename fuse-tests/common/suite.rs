@@ -20,6 +20,7 @@ use super::dotted;
 use super::leftovers;
 use super::machine::{self, PLAIN_ID, Program, Variant};
 use super::older;
+use super::skip::Skip;
 use super::tree::{Carrier, Tree};
 
 /// A test; runs on every variant that its limit allows.
@@ -59,13 +60,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exit code of a case in another process that was skipped; its reason is on stdout.
 const SKIPPED: i32 = 77;
-
-struct Skip(String);
-
-/// Ends the running test as skipped.
-pub(crate) fn skip(reason: impl Into<String>) -> ! {
-    std::panic::panic_any(Skip(reason.into()))
-}
 
 /// The overfall binary under test.
 pub(crate) fn overfall_binary() -> PathBuf {

@@ -5,6 +5,8 @@
 mod leftovers;
 #[path = "../common/said.rs"]
 mod said;
+#[path = "../common/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +22,8 @@ use nix::unistd::Pid;
 
 pub(crate) use leftovers::processes_about;
 use said::Said;
+pub(crate) use skip::skip;
+use skip::{Skip, report_no_skips};
 
 pub(crate) type Case = (&'static str, fn(&Way));
 
@@ -174,21 +178,9 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
 }
 
-/// Ends the case where it can't run.
-pub(crate) fn skip(reason: impl Into<String>) -> ! {
-    std::panic::panic_any(Skip(reason.into()))
-}
-
-struct Skip(String);
-
 /// Runs everything that the command line asks for.
 pub(crate) fn main(cases: &'static [Case]) -> ExitCode {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.payload().is::<Skip>() {
-            usual(info);
-        }
-    }));
+    report_no_skips();
     isolate();
     let arguments = Arguments::from_args();
     // Not below $TMPDIR or /tmp alone: the state of a run must be able to lie below its root.

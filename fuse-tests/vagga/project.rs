@@ -2,6 +2,8 @@
 
 #[path = "../common/said.rs"]
 mod said;
+#[path = "../common/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +16,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Trial};
 
 use said::Said;
+pub(crate) use skip::skip;
+use skip::{Skip, report_no_skips};
 
 pub(crate) type Case = (&'static str, fn(&Project));
 
@@ -276,21 +280,9 @@ fn busybox() -> &'static str {
         .unwrap_or("/bin/busybox")
 }
 
-/// Ends the case where it can't run.
-pub(crate) fn skip(reason: impl Into<String>) -> ! {
-    std::panic::panic_any(Skip(reason.into()))
-}
-
-struct Skip(String);
-
 /// Runs everything that the command line asks for.
 pub(crate) fn main(cases: &'static [Case]) -> ExitCode {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.payload().is::<Skip>() {
-            usual(info);
-        }
-    }));
+    report_no_skips();
     let mut arguments = Arguments::from_args();
     // What is left behind is looked for in the whole machine.
     arguments.test_threads = Some(1);
