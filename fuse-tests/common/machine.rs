@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use super::tree::{Carrier, Tree};
+use super::users::command_as;
 
 /// The uid and gid of the plain user where the suite runs as root. Any number does: it needs no
 /// account.
@@ -116,15 +117,8 @@ pub(crate) fn run_as_plain_user(
     program: &Program,
     vars: &[(&str, &str)],
 ) -> Result<Output, String> {
-    let mut command;
-    if is_real_root() {
-        let id = PLAIN_ID.to_string();
-        command = Command::new("setpriv");
-        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "unshare"]);
-    } else {
-        command = Command::new("unshare");
-    }
-    command
+    let ids = is_real_root().then_some((PLAIN_ID, PLAIN_ID));
+    command_as(ids, "unshare")
         .args(["--user", "--map-root-user", "--mount"])
         // What another test unmounts must not live on here.
         .args(["--propagation", "slave"])

@@ -14,6 +14,7 @@ mod skip;
 mod snapshot;
 pub(crate) mod suite;
 mod tree;
+mod users;
 mod watch;
 
 pub(crate) use calls::*;

@@ -7,6 +7,8 @@ mod commands;
 pub(crate) mod leftovers;
 #[path = "../common/said.rs"]
 mod said;
+#[path = "../common/users.rs"]
+mod users;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,6 +25,7 @@ pub(crate) use commands::{finish, run, until};
 pub(crate) use leftovers::mounts_below;
 use leftovers::{processes_about, within};
 pub(crate) use said::Said;
+pub(crate) use users::command_as;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +49,9 @@ impl Who {
         }
     }
 }
+
+/// A number that nobody has, and a group's.
+pub(crate) const STRANGER: (u32, u32) = (54321, 54321);
 
 /// Number of the plain user and of his group.
 fn plain_ids() -> Option<(u32, u32)> {
@@ -161,16 +167,8 @@ impl Place {
 
     /// A command of the place's user.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        if self.who == Who::Plain && is_root() {
-            let (uid, gid) = plain_ids().unwrap();
-            let (uid, gid) = (uid.to_string(), gid.to_string());
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups"]);
-            command.arg(program.as_ref());
-            command
-        } else {
-            Command::new(program)
-        }
+        let becomes = self.who == Who::Plain && is_root();
+        command_as(becomes.then(|| plain_ids().unwrap()), program)
     }
 
     pub(crate) fn overfall(&self, arguments: &[&str]) -> Command {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use libtest_mimic::Completion;
 
-use super::place::{Place, Who, run, until};
+use super::place::{Place, STRANGER, Who, command_as, run, until};
 use super::{Case, Verdict};
 
 pub(crate) const CASES: &[Case] = &[
@@ -156,15 +156,7 @@ fn a_stranger_is_let_in_only_where_asked_for(place: &Place) -> Verdict {
         return Ok(Completion::ignored_with("there is nobody else to be"));
     }
     place.mount();
-    let mut stranger = std::process::Command::new("setpriv");
-    stranger.args([
-        "--reuid",
-        "54321",
-        "--regid",
-        "54321",
-        "--clear-groups",
-        "cat",
-    ]);
+    let mut stranger = command_as(Some(STRANGER), "cat");
     stranger.arg(place.merged().join("hello"));
     let said = run(stranger);
     let root = fs::read(place.merged().join("hello"));

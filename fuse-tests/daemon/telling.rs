@@ -8,7 +8,7 @@ use std::time::Duration;
 use libtest_mimic::Completion;
 use rustix::process::{Signal, kill_process};
 
-use super::place::{Place, Said, Who, finish, run, until};
+use super::place::{Place, STRANGER, Said, Who, command_as, finish, run, until};
 use super::{Case, Verdict};
 
 pub(crate) const CASES: &[Case] = &[
@@ -210,21 +210,15 @@ fn the_kernels_overlay_is_listed(place: &Place) -> Verdict {
 /// A plain user doesn't see root's, root sees all.
 fn strangers_are_not_listed(place: &Place) -> Verdict {
     place.mount();
-    let program = place.program();
-    let mut stranger = match place.who {
-        // A number that nobody has.
-        Who::Root => std::process::Command::new("setpriv"),
-        Who::Plain if rustix::process::geteuid().is_root() => std::process::Command::new(program),
+    let stranger = match place.who {
+        Who::Root => Some(STRANGER),
+        Who::Plain if rustix::process::geteuid().is_root() => None,
         Who::Plain => {
             assert_eq!(place.umount().code, Some(0));
             return Ok(Completion::ignored_with("there is nobody else to be"));
         }
     };
-    if place.who == Who::Root {
-        stranger
-            .args(["--reuid", "54321", "--regid", "54321", "--clear-groups"])
-            .arg(program);
-    }
+    let mut stranger = command_as(stranger, place.program());
     stranger.args(["list", "--json"]).current_dir(&place.dir);
     let seen = rows(place, &run(stranger)).len();
     assert_eq!(place.umount().code, Some(0));

@@ -53,6 +53,8 @@ mod release;
 mod script;
 mod shrink;
 mod side;
+#[path = "../common/users.rs"]
+mod users;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::layers::{self, Power};
 use super::manner::Manner;
 use super::side::{self, Carrier, Mounted};
+use super::users::command_as;
 
 /// The uid and gid of the plain user where root runs the test. Any number does.
 const PLAIN_ID: u32 = 54321;
@@ -137,13 +138,8 @@ impl Ground {
         if power == Power::Root {
             command = Command::new(tests);
         } else {
-            let id = PLAIN_ID.to_string();
-            if is_real_root() {
-                command = Command::new("setpriv");
-                command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "unshare"]);
-            } else {
-                command = Command::new("unshare");
-            }
+            let ids = is_real_root().then_some((PLAIN_ID, PLAIN_ID));
+            command = command_as(ids, "unshare");
             command
                 .args(["--user", "--map-root-user", "--mount"])
                 .arg(tests);

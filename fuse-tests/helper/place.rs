@@ -8,6 +8,8 @@ mod commands;
 pub(crate) mod leftovers;
 #[path = "../common/said.rs"]
 mod said;
+#[path = "../common/users.rs"]
+mod users;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -20,6 +22,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 pub(crate) use commands::until;
 use leftovers::{mounts_below, processes_about, within};
 pub(crate) use said::Said;
+use users::command_as;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -229,11 +232,9 @@ impl Place {
 
     /// As [`Place::shell`], as the plain user.
     pub(crate) fn user_shell(&self, script: &str) -> Said {
-        let id = USER_ID.to_string();
-        let mut command = Command::new("setpriv");
+        let mut command = command_as(Some((USER_ID, USER_ID)), "sh");
         command
-            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"])
-            .args(["sh", "-c", script])
+            .args(["-c", script])
             .env("HOME", self.dir.parent().unwrap().join("home"))
             .env("USER", USER);
         self.run(command)

@@ -7,7 +7,10 @@ mod leftovers;
 mod said;
 #[path = "../common/skip.rs"]
 mod skip;
+#[path = "../common/users.rs"]
+mod users;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,7 @@ pub(crate) use leftovers::processes_about;
 use said::Said;
 pub(crate) use skip::skip;
 use skip::{Skip, report_no_skips};
+use users::command_as;
 
 pub(crate) type Case = (&'static str, fn(&Way));
 
@@ -55,17 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl Way {
     /// `overfall run OPTIONS`, to be completed with `-- CMD`.
     pub(crate) fn command(&self, options: &[&str]) -> Command {
-        let mut command = match self.become_user {
-            Some(id) => {
-                let id = id.to_string();
-                let mut command = Command::new("setpriv");
-                command
-                    .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
-                    .arg(&self.program);
-                command
-            }
-            None => Command::new(&self.program),
-        };
+        let mut command = self.command_of_user(&self.program);
         command
             .args(["run", "--backend", self.backend])
             .args(options)
@@ -74,6 +68,10 @@ impl Way {
             .env("SHELL", "/bin/sh")
             .stdin(Stdio::null());
         command
+    }
+
+    fn command_of_user(&self, program: impl AsRef<OsStr>) -> Command {
+        command_as(self.become_user.map(|id| (id, id)), program)
     }
 
     /// The program under test.
@@ -279,21 +277,8 @@ fn usable(way: &Way) -> Result<(), String> {
     if way.backend == "native" {
         return Ok(());
     }
-    let mut command = match way.become_user {
-        Some(id) => {
-            let id = id.to_string();
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
-            command.args(["sh", "-c"]);
-            command
-        }
-        None => {
-            let mut command = Command::new("sh");
-            command.arg("-c");
-            command
-        }
-    };
-    let ran = finish(command.arg(": <>/dev/fuse"));
+    let mut command = way.command_of_user("sh");
+    let ran = finish(command.args(["-c", ": <>/dev/fuse"]));
     if ran.code == Some(0) {
         Ok(())
     } else {

@@ -4,6 +4,8 @@
 mod said;
 #[path = "../common/skip.rs"]
 mod skip;
+#[path = "../common/users.rs"]
+mod users;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +20,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use said::Said;
 pub(crate) use skip::skip;
 use skip::{Skip, report_no_skips};
+use users::command_as;
 
 pub(crate) type Case = (&'static str, fn(&Project));
 
@@ -79,16 +82,8 @@ impl Project {
     }
 
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = match self.user.become_id {
-            Some(id) => {
-                let id = id.to_string();
-                let mut command = Command::new("setpriv");
-                command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
-                command.arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let ids = self.user.become_id.map(|id| (id, id));
+        let mut command = command_as(ids, program);
         command.current_dir(&self.dir).stdin(Stdio::null());
         for name in ["TERM", "OVERFALL_LOG"] {
             command.env_remove(name);
