@@ -5,10 +5,15 @@
 
 #[path = "fuzz/checks.rs"]
 mod checks;
+#[allow(dead_code)] // each test binary uses its part
+#[path = "common/dice.rs"]
+mod dice;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use dice::Dice;
 
 #[test]
 fn options() {
@@ -18,18 +23,6 @@ fn options() {
 #[test]
 fn formats() {
     fuzz("formats", checks::formats);
-}
-
-/// Numbers from a seed (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % sides.max(1)
-    }
 }
 
 fn number(variable: &str) -> Option<u64> {

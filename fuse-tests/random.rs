@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::RenameFlags;
 
+use crate::common::dice::Dice;
 use crate::common::{
     Carrier, Limit, Node, Snapshot, Tree, cases, rename2, set_times, skip, xattr_remove, xattr_set,
 };
@@ -20,17 +21,7 @@ cases! {
     long_sequence: COMPARED,
 }
 
-/// Numbers that are the same in every run (xorshift).
-struct Dice(u64);
-
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % sides
-    }
-
     /// A path that is there, or one of a few that may be.
     fn path(&mut self, there: &[String]) -> String {
         if !there.is_empty() && self.roll(5) < 3 {

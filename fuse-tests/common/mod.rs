@@ -1,6 +1,7 @@
 //! What the tests on real mounts stand on.
 
 mod calls;
+pub(crate) mod dice;
 mod dotted;
 pub(crate) mod filter;
 pub(crate) mod leftovers;

@@ -19,7 +19,7 @@ use fuser::{
 
 use nix::mount::{MntFlags, umount2};
 
-use super::dice::Dice;
+use crate::common::dice::Dice;
 
 /// The disk; it goes when it is dropped.
 pub(crate) struct Disk {

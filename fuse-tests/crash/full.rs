@@ -8,9 +8,9 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 
+use crate::common::dice::bytes;
 use crate::common::{Carrier, Limit, Tree, cases, skip};
 
-use super::dice::bytes;
 use super::disk::Disk;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::common::dice::Dice;
 use crate::common::{Carrier, Limit, Tree, cases, getting_on, skip};
 
-use super::dice::Dice;
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
 use super::operations::{self, CUT, Operation, append, plant};

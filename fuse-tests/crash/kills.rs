@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
+use crate::common::dice::{Dice, bytes};
 use crate::common::{Carrier, Limit, Tree, cases, getting_on, skip, xattr_remove, xattr_set};
 
-use super::dice::{Dice, bytes};
 use super::layers::{Led, OnDisk, left_in_work, look, merge};
 use super::model::{Model, Op, Rules, View, difference};
 use super::shared::{self, KEYS, NOBODY, Progress, Version};

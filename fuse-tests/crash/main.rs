@@ -22,7 +22,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod dice;
 mod disk;
 mod full;
 mod inject;

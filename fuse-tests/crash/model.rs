@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::dice::{Dice, bytes};
+use crate::common::dice::{Dice, bytes};
 
 /// A path below the mount.
 pub(crate) type Path = String;

@@ -7,9 +7,8 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
+use crate::common::dice::bytes;
 use crate::common::{chmod, is_real_root, mknod, set_times, xattr_set};
-
-use super::dice::bytes;
 
 /// The operation that may fail although it has happened: the copy-up itself was the cut, and what
 /// fails is what comes after it.

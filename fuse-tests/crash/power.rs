@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
+use crate::common::dice::{Dice, bytes};
 use crate::common::{Limit, Tree, cases, getting_on, skip};
 
-use super::dice::{Dice, bytes};
 use super::disk::Disk;
 use super::layers::left_in_work;
 

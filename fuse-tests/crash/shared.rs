@@ -1,6 +1,6 @@
 //! Names that every writer replaces with versions of its own, which describe themselves.
 
-use super::dice::bytes;
+use crate::common::dice::bytes;
 
 /// How many there are.
 pub(crate) const KEYS: usize = 4;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::RenameFlags;
 
+use crate::common::dice::{Dice, bytes};
 use crate::common::{rename2, xattr_set};
 
-use super::dice::{Dice, bytes};
 use super::layers::SCRATCH;
 use super::model::{Model, Op};
 use super::shared::{self, KEYS, Progress, Version};

@@ -1,11 +1,11 @@
 //! Chance that can be had again.
 
-/// Numbers that follow from a seed (xorshift).
+/// Numbers that follow from a seed, which isn't zero (xorshift).
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    /// Two seeds that are near each other give numbers that aren't.
+    /// Any seed does, and two that are near each other give numbers that aren't.
     pub(crate) fn new(seed: u64) -> Self {
         let mixed = (seed ^ (seed >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut dice = Self(mixed | 1);
