@@ -1,5 +1,5 @@
 //! What the documents name is there.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 use std::fs;
 use std::path::Path;

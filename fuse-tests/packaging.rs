@@ -1,6 +1,6 @@
 //! What packages are made of: man pages and completions from the command line's own definitions,
 //! the layout of `docs/packaging/install.sh`, and the descriptions for package managers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::collections::BTreeSet;
 use std::fs;

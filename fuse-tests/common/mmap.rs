@@ -1,5 +1,5 @@
 //! A mapped file: the one thing that the safe crates don't offer.
-#![allow(unsafe_code)]
+#![allow(unsafe_code)] // mmap(2) is called, and its memory read
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

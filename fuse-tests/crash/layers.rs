@@ -294,7 +294,7 @@ fn check_format(t: &Tree, path: &str) {
 
 mod handle {
     //! File handles, which the index is sorted by.
-    #![allow(unsafe_code)]
+    #![allow(unsafe_code)] // name_to_handle_at(2) is called
 
     use std::ffi::CString;
     use std::io;

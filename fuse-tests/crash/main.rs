@@ -17,8 +17,7 @@
 //!   of its lower data or is still in the lower layer. What was not fsynced may be missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
-// Shared with the other tests, which use the rest of it.
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports)] // each test binary uses its part
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -325,7 +325,7 @@ fn check_merged(t: &Tree, round: usize, label: &str) {
 
 mod shutdown {
     //! The call that cuts a file system off its disk.
-    #![allow(unsafe_code)]
+    #![allow(unsafe_code)] // ioctl(2) is called
 
     use std::fs::File;
     use std::io;

@@ -1,6 +1,6 @@
 //! A mapped file that is looked at without a SIGBUS: beyond the end of a file that was cut, the
 //! access fails with `EFAULT`.
-#![allow(unsafe_code)]
+#![allow(unsafe_code)] // mmap(2) is called
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -2,7 +2,7 @@
 //!
 //! Everything runs as root in a mount namespace of its own, where the helper's names are in place
 //! and a plain user with subordinate ids exists. Names are `FAMILY::TEST`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 mod callers;
 mod mount8;

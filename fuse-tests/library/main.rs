@@ -6,8 +6,7 @@
 //! `WAY::MEANS::MODULE::CASE`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
-// Shared with the other tests, which use the rest of it.
-#[allow(dead_code, unused_imports, unused_macros)]
+#[allow(dead_code, unused_imports, unused_macros)] // each test binary uses its part
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -40,7 +40,6 @@ pub(crate) fn in_child(limit: Duration, work: impl FnOnce(OwnedFd)) -> Result<Le
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     // SAFETY: the child runs `work` and `_exit`s. The C libraries' fork leaves the allocator
     // usable in the child, and `work` is bound by the rule above to take no other lock.
-    #[allow(unsafe_code)]
     let forked = unsafe { nix::unistd::fork() };
     match forked {
         Err(errno) => Err(Errno::from_raw_os_error(errno as i32)),
@@ -53,10 +52,7 @@ pub(crate) fn in_child(limit: Duration, work: impl FnOnce(OwnedFd)) -> Result<Le
                 Err(_) => 1,
             };
             // SAFETY: ends this process without running the parent's exit handlers in it.
-            #[allow(unsafe_code)]
-            unsafe {
-                libc::_exit(code)
-            }
+            unsafe { libc::_exit(code) }
         }
         Ok(ForkResult::Parent { child }) => {
             drop(writer);

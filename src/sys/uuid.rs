@@ -153,8 +153,6 @@ fn parse(text: &str) -> Option<[u8; 16]> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
     use std::os::fd::AsFd;
 
     use super::*;
