@@ -101,10 +101,7 @@ impl Union {
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Outcome<()> {
-        match self.protection(parent)?.immutable {
-            true => Err(Fault::merged(op, Errno::PERM).named(name)),
-            false => Ok(()),
-        }
+        refuse_name(self.protection(parent)?.immutable, op, name)
     }
 
     /// Refuses to take a name out of a directory that is append-only or immutable.
@@ -114,12 +111,12 @@ impl Union {
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Outcome<()> {
-        refuse(self.protection(parent)?, op, name)
+        refuse_name(self.protection(parent)?.is_any(), op, name)
     }
 
     /// Refuses to take its name from a node that is append-only or immutable.
     pub(super) fn may_go(&self, op: &'static str, node: &Arc<Node>, name: &OsStr) -> Outcome<()> {
-        refuse(self.protection(node)?, op, name)
+        refuse_name(self.protection(node)?.is_any(), op, name)
     }
 
     /// As [`Union::may_go`] for what a look-up has found in `dir`, which need not be a node.
@@ -147,7 +144,7 @@ impl Union {
             }
         };
         let Some(spot) = spot else { return Ok(()) };
-        refuse(self.protection_of(&spot)?, op, name)
+        refuse_name(self.protection_of(&spot)?.is_any(), op, name)
     }
 
     /// Refuses a change of attributes that protection forbids.
@@ -162,18 +159,12 @@ impl Union {
             || change.gid.is_some()
             || one_time;
         let forbidden = changes && protection.is_any() || touched && protection.immutable;
-        match forbidden {
-            true => Err(Fault::merged("changing attributes", Errno::PERM)),
-            false => Ok(()),
-        }
+        refuse(forbidden, "changing attributes")
     }
 
     /// Refuses to change anything about a node that is append-only or immutable.
     pub(super) fn may_change(&self, op: &'static str, node: &Arc<Node>) -> Outcome<()> {
-        match self.protection(node)?.is_any() {
-            true => Err(Fault::merged(op, Errno::PERM)),
-            false => Ok(()),
-        }
+        refuse(self.protection(node)?.is_any(), op)
     }
 
     /// Gives a copy, or an upper object, what stands in for these flags.
@@ -189,9 +180,13 @@ impl Union {
     }
 }
 
-fn refuse(protection: Protection, op: &'static str, name: &OsStr) -> Outcome<()> {
-    match protection.is_any() {
-        true => Err(Fault::merged(op, Errno::PERM).named(name)),
+fn refuse(forbidden: bool, op: &'static str) -> Outcome<()> {
+    match forbidden {
+        true => Err(Fault::merged(op, Errno::PERM)),
         false => Ok(()),
     }
+}
+
+fn refuse_name(forbidden: bool, op: &'static str, name: &OsStr) -> Outcome<()> {
+    refuse(forbidden, op).map_err(|fault| fault.named(name))
 }
