@@ -65,17 +65,9 @@ pub(super) fn mount_of(path: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const TABLE: &[u8] = b"\
-22 27 0:21 / /proc rw,relatime - proc proc rw
-27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard
-28 27 0:25 /a\\134b /mnt/with\\040space\\012 ro,nosuid - fuse.sshfs some\\040where rw,user_id=0
-29 28 0:26 / /mnt/with\\040space\\012/in rw - tmpfs \xff rw
-30 27 0:26 / /odd\xff rw - tmpfs t ro
-";
-
     #[test]
     fn a_subtree_has_parents_first() {
-        let mounts = Mounts(mountinfo::table(TABLE));
+        let mounts = Mounts(mountinfo::table(mountinfo::EXAMPLE));
         let ids: Vec<u64> = mounts.subtree(27).iter().map(|mount| mount.id).collect();
         assert_eq!(ids, [27, 22, 28, 30, 29]);
     }

@@ -116,6 +116,16 @@ fn plain(field: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A table with whatever makes a line hard to read.
+#[cfg(test)]
+pub(crate) const EXAMPLE: &[u8] = b"\
+22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard
+28 27 0:25 /a\\134b /mnt/with\\040space\\012 ro,nosuid - fuse.sshfs some\\040where rw,user_id=0
+29 28 0:26 / /mnt/with\\040space\\012/in rw - tmpfs \xff rw
+30 27 0:26 / /odd\xff rw - tmpfs t ro
+";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,17 +148,9 @@ mod tests {
         );
     }
 
-    const TABLE: &[u8] = b"\
-22 27 0:21 / /proc rw,relatime - proc proc rw
-27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard
-28 27 0:25 /a\\134b /mnt/with\\040space\\012 ro,nosuid - fuse.sshfs some\\040where rw,user_id=0
-29 28 0:26 / /mnt/with\\040space\\012/in rw - tmpfs \xff rw
-30 27 0:26 / /odd\xff rw - tmpfs t ro
-";
-
     #[test]
     fn every_field_is_taken_as_bytes() {
-        let mounts = table(TABLE);
+        let mounts = table(EXAMPLE);
         let odd = mounts.iter().find(|mount| mount.id == 28).unwrap();
         assert_eq!(odd.parent, 27);
         assert_eq!(odd.point, std::path::Path::new("/mnt/with space\n"));

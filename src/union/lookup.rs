@@ -81,11 +81,7 @@ impl Union {
             return Ok(None);
         };
         let (node, attr) = self.enter(&parent, &dir, name, found)?;
-        Ok(Some(Entry {
-            id: node.id,
-            generation: node.generation,
-            attr,
-        }))
+        Ok(Some(node.entry(attr)))
     }
 
     /// Finds a name in the layers of a directory.

@@ -11,7 +11,7 @@ use super::lower_names::LowerNames;
 use super::metacopy::DataPlace;
 use super::protect::KnownProtection;
 use super::table::Key;
-use super::types::{FileKind, Ino, NodeId};
+use super::types::{Attr, Entry, FileKind, Ino, NodeId};
 
 /// One object of the merged tree.
 #[derive(Debug)]
@@ -156,6 +156,15 @@ impl Node {
             key: OrderedMutex::new(Rank::Leaf, key),
             state: OrderedRwLock::new(Rank::State, state),
             dir,
+        }
+    }
+
+    /// What a look-up of it says.
+    pub(crate) fn entry(&self, attr: Attr) -> Entry {
+        Entry {
+            id: self.id,
+            generation: self.generation,
+            attr,
         }
     }
 

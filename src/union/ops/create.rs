@@ -104,11 +104,7 @@ impl Union {
         }
         self.listings
             .update(parent.id, |names| names.insert(name, attr.kind, attr.ino));
-        Ok(Entry {
-            id: node.id,
-            generation: node.generation,
-            attr,
-        })
+        Ok(node.entry(attr))
     }
 
     /// Makes sure that the merged tree doesn't show a name, and says what the upper has there.

@@ -91,10 +91,6 @@ impl Union {
         let (node, attr) = self.enter(&parent, &dir, name, found)?;
         self.listings
             .update(parent.id, |names| names.insert(name, attr.kind, attr.ino));
-        Ok(Entry {
-            id: node.id,
-            generation: node.generation,
-            attr,
-        })
+        Ok(node.entry(attr))
     }
 }
