@@ -6,10 +6,11 @@
 //! the same; nothing unfinished is left; and the same operation works when nothing fails any more.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 
 use crate::common::dice::Dice;
-use crate::common::{Carrier, Limit, Tree, cases, getting_on, skip};
+use crate::common::{Carrier, Limit, Tree, cases, fails, getting_on, skip};
 
 use super::layers::{left_in_work, look, merge};
 use super::model::{View, difference};
@@ -25,6 +26,7 @@ cases! {
     names_made: TRACED,
     names_removed: TRACED,
     names_moved: TRACED,
+    half_made_names_are_not_lost: TRACED,
     leading_elsewhere: Limit::Root("only the machine's root has redirects, metadata copies and indexes"),
     copy_up_is_on_the_disk_before_it_is_published: TRACED,
 }
@@ -60,6 +62,57 @@ fn names_removed(t: &Tree) {
 
 fn names_moved(t: &Tree) {
     inject(t, operations::NAMES_MOVED, Errors::One);
+}
+
+/// The name is there, and saying so failed: the directory isn't empty, and says so.
+fn half_made_names_are_not_lost(t: &Tree) {
+    // As many as there are looks at the layers on the way.
+    const CALLS: usize = 8;
+    let dirs = ["own", "merged"].map(|kind| (0..CALLS).map(move |n| format!("{kind}{n}")));
+    let dirs: Vec<String> = dirs.into_iter().flatten().collect();
+    for dir in dirs.iter().filter(|dir| dir.starts_with("merged")) {
+        t.lower(&[&format!("{dir}/old=O")]);
+    }
+    t.option("threads=1");
+    t.mount();
+    let mut half_made = 0;
+    for (number, dir) in dirs.iter().enumerate() {
+        let dir = t.at(dir);
+        match dir.exists() {
+            true => fs::remove_file(dir.join("old")).unwrap(),
+            false => fs::create_dir(&dir).unwrap(),
+        }
+        let list = || {
+            fs::read_dir(&dir)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+        };
+        assert_eq!(list().count(), 0);
+        let injection = Injection {
+            call: "newfstatat",
+            when: number % CALLS + 1,
+            error: "EIO",
+        };
+        let tracer = Tracer::attach(t.server(), &t.beside(""), Some(&injection));
+        let made = fs::create_dir(dir.join("new"));
+        tracer.detach();
+        let there = t.upper(
+            dir.strip_prefix(t.at(""))
+                .unwrap()
+                .join("new")
+                .to_str()
+                .unwrap(),
+        );
+        assert!(made.is_err() || there.exists());
+        if there.exists() {
+            half_made += usize::from(made.is_err());
+            fails(fs::remove_dir(&dir), libc::ENOTEMPTY);
+            assert_eq!(list().collect::<Vec<_>>(), ["new"]);
+            fs::write(dir.join("new/data"), "kept").unwrap();
+        }
+    }
+    assert!(half_made > 0);
+    t.remount();
 }
 
 fn leading_elsewhere(t: &Tree) {

@@ -19,7 +19,7 @@ use super::layer::{LayerIndex, RealDir, RealId};
 use super::locks::{OrderedMutex, Rank};
 use super::lookup::Found;
 use super::node::{DirPart, Node};
-use super::types::{DirEntry, Entry, FileKind, Flow, Ino, NodeId, Place};
+use super::types::{DirEntry, Entry, Fault, FileKind, Flow, Ino, NodeId, Place};
 use super::{DirNode, Outcome, Union};
 use crate::dotted;
 use crate::format::dotted::{Name, read};
@@ -148,7 +148,10 @@ impl Listings {
         let listing = Arc::new(OrderedMutex::new(Rank::Leaf, listing));
         let mut dropped = Vec::new();
         let mut cache = self.cache.lock();
-        dropped.extend(cache.lists.put(id, listing.clone()));
+        if let Some(old) = cache.lists.put(id, listing.clone()) {
+            cache.names = cache.names.saturating_sub(old.lock().names.len());
+            dropped.push(old);
+        }
         cache.names += count;
         while cache.names > CACHED_NAMES && cache.lists.len() > 1 {
             if let Some((_, old)) = cache.lists.pop_lru() {
@@ -312,6 +315,35 @@ impl Union {
             }
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Refuses to drop what is in an upper directory if that is more than whiteouts, whatever its listing says: an
+    /// object whose making failed half-way may not be listed. The caller holds its names.
+    pub(super) fn refuse_unlisted(
+        &self,
+        op: &'static str,
+        name: &OsStr,
+        child: &DirNode,
+    ) -> Outcome<()> {
+        let Some(real) = child.dir.upper.get() else {
+            return Ok(());
+        };
+        for (object, file_type, ino) in read_real(real)?.objects {
+            if self.judge(real, &object, file_type, ino)?.is_some() {
+                self.listings.drop_listing(child.node.id);
+                return Err(Fault::merged(op, Errno::NOTEMPTY).named(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what became of a new name. It may be there though making it failed half-way: then the directory has
+    /// to be read anew, by the kernel, too.
+    pub(super) fn or_unlist<T>(&self, dir: NodeId, made: Outcome<T>) -> Outcome<T> {
+        made.inspect_err(|_| {
+            self.listings.drop_listing(dir);
+            self.watcher.tell(dir);
+        })
     }
 
     fn build_listing(&self, dir: &DirPart) -> Outcome<Listing> {

@@ -12,7 +12,8 @@ use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags};
 use super::super::descriptors::{Access, OpenFile};
 use super::super::layer::RealDir;
 use super::super::lookup::{Found, Source, check_name, is_dir};
-use super::super::node::{DefaultAcl, DirPart};
+use super::super::metacopy::DataPlace;
+use super::super::node::{DefaultAcl, DirPart, Node};
 use super::super::owners;
 use super::super::spot::Spot;
 use super::super::types::{Attr, Caller, Entry, Fault, FileKind, Ino, NewKind, NodeId, Timestamp};
@@ -44,6 +45,19 @@ impl Union {
     /// Makes a name that must not exist yet. `mode` has the permission bits before the umask.
     /// Counts one look-up.
     pub fn make(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        kind: NewKind<'_>,
+        mode: u32,
+        umask: u32,
+    ) -> Outcome<Entry> {
+        let made = self.make_name(caller, parent, name, kind, mode, umask);
+        self.or_unlist(parent, made)
+    }
+
+    fn make_name(
         &self,
         caller: Caller,
         parent: NodeId,
@@ -85,26 +99,42 @@ impl Union {
             // Spares later look-ups the layers below; nothing is lost without it.
             let _ = self.mark_opaque(upper_file.as_fd(), name);
         }
-        let stat = upper
-            .stat(name)?
-            .ok_or_else(|| upper.fault("creating", name, Errno::STALE))?;
-        let found = if is_dir(&stat) {
-            Found::made_dir(stat)
-        } else {
-            Found::Leaf {
-                source: Source::Upper,
-                stat,
-                data: None,
-            }
-        };
-        let (node, attr) = self.enter(&parent, &dir, name, found)?;
+        let (node, attr) = self.enter_new(&parent, &dir, upper, name, None)?;
         node.protection.set(Protection::NONE);
         if let Some(file) = opened {
             self.ground.descriptors.put(node.slot, file);
         }
         self.listings
             .update(parent.id, |names| names.insert(name, attr.kind, attr.ino));
-        Ok(node.entry(attr))
+        Ok(Entry {
+            id: node.id,
+            generation: node.generation,
+            attr,
+        })
+    }
+
+    /// The node of an upper object that has just been given this name; `data` is where a metadata copy has its own.
+    pub(super) fn enter_new(
+        &self,
+        parent: &Arc<Node>,
+        dir: &DirPart,
+        upper: &RealDir,
+        name: &OsStr,
+        data: Option<Arc<DataPlace>>,
+    ) -> Outcome<(Arc<Node>, Attr)> {
+        let stat = upper
+            .stat(name)?
+            .ok_or_else(|| upper.fault("making a name", name, Errno::STALE))?;
+        let found = if is_dir(&stat) {
+            Found::made_dir(stat)
+        } else {
+            Found::Leaf {
+                source: Source::Upper,
+                stat,
+                data,
+            }
+        };
+        self.enter(parent, dir, name, found)
     }
 
     /// Makes sure that the merged tree doesn't show a name, and says what the upper has there.

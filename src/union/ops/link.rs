@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, RenameFlags};
 
 use super::super::copy_up::Data;
-use super::super::lookup::{Found, Source, check_name};
+use super::super::lookup::check_name;
 use super::super::redirect::Reach;
 use super::super::spot::Spot;
 use super::super::types::{Entry, Fault, NodeId};
@@ -17,6 +17,11 @@ use crate::sys::Errno;
 impl Union {
     /// Makes a further name for a file. Counts one look-up.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Outcome<Entry> {
+        let made = self.link_name(id, parent, name);
+        self.or_unlist(parent, made)
+    }
+
+    fn link_name(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Outcome<Entry> {
         check_name(name)?;
         self.refuse_reserved(name)?;
         let node = self.node(id)?;
@@ -33,10 +38,11 @@ impl Union {
             return Err(Fault::merged("link", Errno::NOENT).named(name));
         }
         let standing = self.vacant(&dir, name)?;
+        let (spot, stat) = self.spot_and_stat(&node)?;
         let Spot::At {
             dir: from,
             name: old_name,
-        } = self.spot_and_stat(&node)?.0
+        } = spot
         else {
             // The last name is gone; the kernel's overlay says the same.
             return Err(Fault::merged("link", Errno::NOENT).named(name));
@@ -47,6 +53,9 @@ impl Union {
             let link = link.ok_or_else(|| Fault::merged("link", Errno::NOENT).named(name))?;
             let here = (&link.parent, &*link.name);
             self.set_redirect(here, &from, &old_name, Reach::Anywhere)?;
+        }
+        if self.origins.get(self.ground.real_id(&stat)).is_some() {
+            self.mark_impure(upper)?;
         }
         let from = from.open()?;
         let to = upper.open()?;
@@ -76,19 +85,8 @@ impl Union {
                     .map_err(|errno| upper.fault("link over a whiteout", name, errno))?;
             }
         }
-        let stat = upper
-            .stat(name)?
-            .ok_or_else(|| upper.fault("link", name, Errno::STALE))?;
-        let id = self.ground.real_id(&stat);
-        if self.origins.get(id).is_some() {
-            self.mark_impure(upper)?;
-        }
-        let found = Found::Leaf {
-            source: Source::Upper,
-            stat,
-            data: self.data_place(&node),
-        };
-        let (node, attr) = self.enter(&parent, &dir, name, found)?;
+        let data = self.data_place(&node);
+        let (node, attr) = self.enter_new(&parent, &dir, upper, name, data)?;
         self.listings
             .update(parent.id, |names| names.insert(name, attr.kind, attr.ino));
         Ok(node.entry(attr))

@@ -154,7 +154,7 @@ impl Union {
         if !in_upper {
             self.clear(upper, name, false, lower_has)?;
         } else {
-            self.clear_upper_dir(upper, name, lower_has)?;
+            self.clear_upper_dir(upper, name, child, lower_has)?;
         }
         child.node.state.write().named = false;
         Ok(())
@@ -170,7 +170,13 @@ impl Union {
     }
 
     /// Takes an upper directory that shows no names out of its place, with the whiteouts in it.
-    fn clear_upper_dir(&self, upper: &Arc<RealDir>, name: &OsStr, lower_has: bool) -> Outcome<()> {
+    fn clear_upper_dir(
+        &self,
+        upper: &Arc<RealDir>,
+        name: &OsStr,
+        child: &DirNode,
+        lower_has: bool,
+    ) -> Outcome<()> {
         let work = self.work()?;
         let file = upper.open()?;
         if lower_has && self.is_dotted() {
@@ -183,12 +189,14 @@ impl Union {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => {}
                 result => return result.map_err(|errno| upper.fault("rmdir", name, errno)),
             }
+            self.refuse_unlisted("rmdir", name, child)?;
             let temp = work.temp()?;
             let flags = RenameFlags::NOREPLACE;
             rustix::fs::renameat_with(file.as_fd(), name, work.as_fd(), temp.name(), flags)
                 .map_err(|errno| upper.fault("rmdir: moving away", name, errno))?;
             return Ok(());
         }
+        self.refuse_unlisted("rmdir", name, child)?;
         let whiteout = work.whiteout()?;
         // The directory lands in the work directory, where the dropped name takes it along.
         whiteout

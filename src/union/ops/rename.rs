@@ -436,6 +436,7 @@ impl Union {
         if names.is_none_or(|names| names.is_empty()) {
             return Ok(None);
         }
+        self.refuse_unlisted("rename", side.name, child)?;
         let temp = self.empty_twin(&child.node)?;
         if self.is_dotted() {
             self.hide(side.upper, side.name)?;
