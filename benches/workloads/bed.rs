@@ -41,7 +41,7 @@ impl Carrier {
             Carrier::Plain => "plain directory",
             Carrier::Kernel => "kernel",
             Carrier::Overfall => "overfall",
-            Carrier::Other => "overfall, otherwise",
+            Carrier::Other => "otherwise, against overfall",
             Carrier::Fuse2 => "fuse-overlayfs 2",
             Carrier::Fuse1 => "fuse-overlayfs 1",
         }

@@ -28,8 +28,13 @@ pub(crate) fn output(command: &mut Command) -> Outcome<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.trim_end().lines().last().unwrap_or_default();
-    Err(format!("{name}: {}: {last}", output.status).into())
+    // What went wrong comes first with one program, last with another.
+    let complaint = said
+        .lines()
+        .find(|line| line.to_lowercase().contains("error"))
+        .or(said.trim_end().lines().last())
+        .unwrap_or_default();
+    Err(format!("{name}: {}: {complaint}", output.status).into())
 }
 
 /// A program that sees nothing of the caller's settings, and whose home is `home`.

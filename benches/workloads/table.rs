@@ -98,9 +98,12 @@ impl Row {
         self.samples.iter().find(of).map(|sample| sample.seconds)
     }
 
-    /// To the kernel's overlay.
+    /// To the kernel's overlay; of overfall in another form, to overfall.
     fn ratio(&self, carrier: Carrier) -> Option<Ratio> {
-        self.ratio_between(carrier, Carrier::Kernel)
+        match carrier {
+            Carrier::Other => self.ratio_between(carrier, Carrier::Overfall),
+            _ => self.ratio_between(carrier, Carrier::Kernel),
+        }
     }
 
     fn ratio_between(&self, carrier: Carrier, base: Carrier) -> Option<Ratio> {
