@@ -27,6 +27,7 @@ mod table;
 
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -56,7 +57,7 @@ struct Args {
     #[arg(long)]
     record: bool,
 
-    /// Runs of each case on each carrier
+    /// Runs of each case on each carrier, however long they take
     #[arg(long)]
     rounds: Option<usize>,
 
@@ -101,6 +102,10 @@ impl Args {
         })
     }
 }
+
+/// What a case may take before there is no other round, unless rounds were asked for: all of them
+/// together have to end within a good half hour.
+const BUDGET: Duration = Duration::from_secs(25);
 
 /// What fuse-overlayfs may take for one run, with all around it, before there is no other.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -165,7 +170,10 @@ fn run(args: &Args) -> Outcome<bool> {
 /// Runs every wanted case on every carrier.
 fn measure(args: &Args, place: Place, base: &Path, supplies: &Path) -> Outcome<Findings> {
     let scale = Scale::new(args.quick, args.keep_caches);
-    let rounds = args.rounds.unwrap_or(scale.rounds);
+    let (rounds, budget) = match args.rounds {
+        Some(rounds) => (rounds, Duration::MAX),
+        None => (scale.rounds, BUDGET),
+    };
     let tools = Tools::find(place, args.ours, supplies);
     let mut grounds = Grounds::new(base.join("grounds"), scale);
     let mut findings = Findings::new(tools.versions());
@@ -176,7 +184,8 @@ fn measure(args: &Args, place: Place, base: &Path, supplies: &Path) -> Outcome<F
             continue;
         }
         let start = Instant::now();
-        let row = measure_case(case, &tools, &mut grounds, base, rounds)?;
+        let rounds = 0..rounds;
+        let row = measure_case(case, &tools, &mut grounds, base, rounds, budget)?;
         let took = start.elapsed().as_secs_f64();
         eprintln!("{}, {took:.1} s: {}", place.name(), row.brief());
         findings.rows.push(row);
@@ -189,15 +198,20 @@ fn measure_case(
     tools: &Tools,
     grounds: &mut Grounds,
     base: &Path,
-    rounds: usize,
+    rounds: Range<usize>,
+    budget: Duration,
 ) -> Outcome<Row> {
     let lowers = grounds.get(case.ground)?;
     let scale = grounds.scale();
-    let mut row = Row::new(case, rounds);
+    let mut row = Row::new(case, rounds.len());
+    let begin = Instant::now();
     let mut slow = Vec::new();
     let carriers = tools.carriers();
     let beds = base.join("beds");
-    for round in 0..rounds {
+    for round in rounds {
+        if round > 0 && begin.elapsed() > budget {
+            break;
+        }
         for turn in 0..carriers.len() {
             // Who comes first in one round comes last in another.
             let carrier = carriers[(turn + round) % carriers.len()];
