@@ -105,7 +105,7 @@ impl Args {
 
 /// What a case may take before there is no other round, unless rounds were asked for: all of them
 /// together have to end within a good half hour.
-const BUDGET: Duration = Duration::from_secs(25);
+const BUDGET: Duration = Duration::from_secs(20);
 
 /// What fuse-overlayfs may take for one run, with all around it, before there is no other.
 const PATIENCE: Duration = Duration::from_secs(60);
