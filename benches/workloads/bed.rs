@@ -15,6 +15,8 @@ use crate::Outcome;
 use crate::cases::Effect;
 use crate::grounds::Scale;
 use crate::place::Place;
+use crate::rivals::{self, Rival};
+use crate::supplies::Supply;
 
 /// Who shows the merged tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +27,12 @@ pub(crate) enum Carrier {
     Kernel,
     /// Our FUSE server.
     Overfall,
-    /// The fuse-overlayfs that is installed.
-    FuseOverlayfs,
+    /// The same in another build or with other options, to compare the two.
+    Other,
+    /// fuse-overlayfs 2.
+    Fuse2,
+    /// fuse-overlayfs 1.
+    Fuse1,
 }
 
 impl Carrier {
@@ -35,8 +41,15 @@ impl Carrier {
             Carrier::Plain => "plain directory",
             Carrier::Kernel => "kernel",
             Carrier::Overfall => "overfall",
-            Carrier::FuseOverlayfs => "fuse-overlayfs",
+            Carrier::Other => "otherwise, against overfall",
+            Carrier::Fuse2 => "fuse-overlayfs 2",
+            Carrier::Fuse1 => "fuse-overlayfs 1",
         }
+    }
+
+    /// Whether it is there to be compared with, so that it may be left out where it is slow.
+    pub(crate) fn is_rival(self) -> bool {
+        matches!(self, Carrier::Fuse2 | Carrier::Fuse1)
     }
 }
 
@@ -44,9 +57,14 @@ impl Carrier {
 #[derive(Debug)]
 pub(crate) struct Tools {
     overfall: PathBuf,
-    fuse_overlayfs: Option<PathBuf>,
+    rivals: Vec<Rival>,
     userxattr: bool,
+    supplies: PathBuf,
 }
+
+/// What [`Carrier::Other`] is, unless it is as overfall.
+const OTHER_BINARY: &str = "OVERFALL_OTHER_BINARY";
+const OTHER_OPTIONS: &str = "OVERFALL_OTHER_OPTIONS";
 
 /// The binary under test.
 pub(crate) fn overfall_binary() -> PathBuf {
@@ -57,20 +75,30 @@ pub(crate) fn overfall_binary() -> PathBuf {
 }
 
 impl Tools {
-    pub(crate) fn find(place: Place, ours: bool) -> Outcome<Self> {
-        let fuse_overlayfs = crate::programs::find("fuse-overlayfs").filter(|_| !ours);
-        Ok(Self {
+    pub(crate) fn find(place: Place, ours: bool, supplies: &Path) -> Self {
+        Self {
             overfall: overfall_binary(),
-            fuse_overlayfs,
+            rivals: if ours { Vec::new() } else { rivals::find() },
             userxattr: place == Place::User,
-        })
+            supplies: supplies.to_path_buf(),
+        }
+    }
+
+    /// What was found, for the reader of the tables.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let versions = self.rivals.iter().map(|rival| rival.version.clone());
+        versions.collect()
     }
 
     pub(crate) fn carriers(&self) -> Vec<Carrier> {
         let mut all = vec![Carrier::Plain, Carrier::Kernel, Carrier::Overfall];
-        if self.fuse_overlayfs.is_some() {
-            all.push(Carrier::FuseOverlayfs);
+        if [OTHER_BINARY, OTHER_OPTIONS]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some())
+        {
+            all.push(Carrier::Other);
         }
+        all.extend(self.rivals.iter().map(|rival| rival.carrier));
         all
     }
 }
@@ -85,7 +113,7 @@ enum Live {
     /// In the foreground; it says what it served and ends.
     Overfall(Talker),
     /// In the foreground, too.
-    FuseOverlayfs(Child),
+    Rival(Child),
 }
 
 /// A process and what it writes to stderr.
@@ -138,6 +166,8 @@ pub(crate) struct Bed<'a> {
 }
 
 const MERGED: &str = "merged";
+/// Seconds that a mount of fuse-overlayfs may last.
+const LONGEST: &str = "300";
 
 impl<'a> Bed<'a> {
     /// Makes the directories; mounts nothing yet.
@@ -183,6 +213,11 @@ impl<'a> Bed<'a> {
         (self.carrier != Carrier::Plain).then(|| self.dir.join("upper").join(name))
     }
 
+    /// Where something lies that was fetched beforehand.
+    pub(crate) fn supply(&self, supply: Supply) -> PathBuf {
+        supply.dir(&self.tools.supplies)
+    }
+
     /// Gives the plain directory its content: a copy of what the layers show, or the only layer
     /// itself where nothing is changed.
     pub(crate) fn fill_plain(&mut self, effect: Effect) -> Outcome<()> {
@@ -215,9 +250,14 @@ impl<'a> Bed<'a> {
                     .map_err(|errno| format!("mounting the kernel's overlay: {errno}"))?;
                 Live::Kernel
             }
-            Carrier::Overfall => {
-                let mut command = Command::new(&self.tools.overfall);
-                if let Some(more) = std::env::var_os("OVERFALL_TEST_OPTIONS") {
+            Carrier::Overfall | Carrier::Other => {
+                let (binary, options) = match self.carrier {
+                    Carrier::Other => (std::env::var_os(OTHER_BINARY), OTHER_OPTIONS),
+                    _ => (None, "OVERFALL_TEST_OPTIONS"),
+                };
+                let usual = self.tools.overfall.as_os_str();
+                let mut command = Command::new(binary.as_deref().unwrap_or(usual));
+                if let Some(more) = std::env::var_os(options) {
                     command.args(["mount", "-o"]).arg(more);
                 } else {
                     command.arg("mount");
@@ -231,16 +271,20 @@ impl<'a> Bed<'a> {
                     .spawn()?;
                 Live::Overfall(until_told(child)?)
             }
-            Carrier::FuseOverlayfs => {
-                let tool = self.tools.fuse_overlayfs.as_deref();
-                let child = Command::new(tool.ok_or("no fuse-overlayfs")?)
+            Carrier::Fuse2 | Carrier::Fuse1 => {
+                let ours = |rival: &&Rival| rival.carrier == self.carrier;
+                let rival = self.tools.rivals.iter().find(ours);
+                // One that hangs is killed, which fails its case alone.
+                let child = Command::new("timeout")
+                    .args(["--signal=KILL", LONGEST])
+                    .arg(&rival.ok_or("no fuse-overlayfs")?.program)
                     .args(["-f", "-o"])
                     .arg(self.options(false))
                     .arg(&root)
                     .stdout(Stdio::null())
                     .stderr(Stdio::piped())
                     .spawn()?;
-                Live::FuseOverlayfs(self.until_mounted(child)?)
+                Live::Rival(self.until_mounted(child)?)
             }
         };
         Ok(())
@@ -259,7 +303,10 @@ impl<'a> Bed<'a> {
             }
             thread::sleep(Duration::from_micros(200));
         }
-        child.kill()?;
+        // `timeout` passes this on.
+        if let Some(pid) = rustix::process::Pid::from_raw(child.id().try_into()?) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        }
         let said = Talker::new(child)?.all_said()?;
         Err(format!("not mounted after 10 s: {said}").into())
     }
@@ -308,7 +355,7 @@ impl<'a> Bed<'a> {
                 let said = talker.all_said()?;
                 self.listen(&said);
             }
-            Live::FuseOverlayfs(child) => drop(Talker::new(child)?.all_said()?),
+            Live::Rival(child) => drop(Talker::new(child)?.all_said()?),
         }
         refused.map_err(|errno| format!("unmounting: {errno}").into())
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::{Outcome, programs};
+use crate::{Outcome, installs, programs};
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +71,8 @@ pub(crate) enum Ground {
     Repository,
     /// A database with one table.
     Database,
+    /// Source of a few crates.
+    Workspace,
 }
 
 /// Layers of [`Ground::Layers`].
@@ -166,6 +168,7 @@ fn build(ground: Ground, lowers: &[PathBuf], scale: Scale) -> Outcome<()> {
             }
             programs::make_repository(dir)?;
         }
+        Ground::Workspace => installs::make_workspace(dir)?,
         Ground::Database => programs::make_database(&dir.join("db"))?,
     }
     Ok(())

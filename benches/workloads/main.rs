@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench workloads [-- FILTER…] [--quick] [--record] [--place root|user]`;
 //! `-- --limits 1000000` for what isn't a time; `-- --dir DIR` on another file system (reflinks);
-//! `OVERFALL_TEST_OPTIONS=writeback=on` with other mount options.
+//! `OVERFALL_TEST_OPTIONS=writeback=on` with other mount options; `OVERFALL_OTHER_OPTIONS` or
+//! `OVERFALL_OTHER_BINARY` adds a column for overfall with other options, or another build of it.
 //!
 //! Nothing but ratios from one run counts. Slowness never fails the run; wrong content, or an
 //! operation that fails on overfall, does.
@@ -11,6 +12,7 @@
 mod bed;
 mod cases;
 mod grounds;
+mod installs;
 mod limits;
 mod metadata;
 #[allow(dead_code)] // the tests use the rest of it
@@ -18,13 +20,17 @@ mod metadata;
 mod mmap;
 mod place;
 mod programs;
+mod rivals;
 mod streams;
+mod supplies;
 mod table;
 
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -32,7 +38,7 @@ use bed::{Bed, Tools};
 use cases::{CASES, Case};
 use grounds::{Grounds, Scale};
 use place::Place;
-use table::{Row, Sample};
+use table::{Findings, Row, Sample};
 
 /// What goes wrong, in one line.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -51,7 +57,7 @@ struct Args {
     #[arg(long)]
     record: bool,
 
-    /// Runs of each case on each carrier
+    /// Runs of each case on each carrier, however long they take
     #[arg(long)]
     rounds: Option<usize>,
 
@@ -79,10 +85,30 @@ struct Args {
     #[arg(long, hide = true)]
     bench: bool,
 
+    /// Where the parent process put what programs install
+    #[arg(long, hide = true)]
+    supplies: Option<PathBuf>,
+
     /// Print the results for the parent process to read
     #[arg(long, hide = true)]
     child: bool,
 }
+
+impl Args {
+    /// The cases that were asked for.
+    fn cases(&self) -> impl Iterator<Item = &'static Case> {
+        CASES.iter().filter(|case| {
+            self.filters.is_empty() || self.filters.iter().any(|part| case.name.contains(part))
+        })
+    }
+}
+
+/// What a case may take before there is no other round, unless rounds were asked for: all of them
+/// together have to end within a good half hour.
+const BUDGET: Duration = Duration::from_secs(20);
+
+/// What fuse-overlayfs may take for one run, with all around it, before there is no other.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -100,8 +126,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Outcome<bool> {
     if args.child {
         let dir = args.dir.clone().ok_or("--child needs --dir")?;
-        let rows = measure(args, Place::User, &dir)?;
-        println!("{}", serde_json::to_string(&rows)?);
+        let supplies = args.supplies.as_deref().ok_or("--child needs --supplies")?;
+        let findings = measure(args, Place::User, &dir, supplies)?;
+        println!("{}", serde_json::to_string(&findings)?);
         return Ok(true);
     }
     place::isolate()?;
@@ -110,22 +137,27 @@ fn run(args: &Args) -> Outcome<bool> {
         limits::measure(files, base.path())?;
         return Ok(true);
     }
+    let supplies = base.path().join("supplies");
+    fs::create_dir(&supplies)?;
+    for supply in args.cases().flat_map(Case::supplies) {
+        supply.prepare(&supplies)?;
+    }
     let mut good = true;
     let mut text = String::new();
     for place in Place::ALL {
         if args.place.is_some_and(|wanted| wanted != place) {
             continue;
         }
-        let rows = match place {
+        let findings = match place {
             Place::Root if !place::is_real_root() => {
                 eprintln!("as root: skipped, this is a plain user");
                 continue;
             }
-            Place::Root => measure(args, place, base.path())?,
-            Place::User => place::measure_as_user(args, base.path())?,
+            Place::Root => measure(args, place, base.path(), &supplies)?,
+            Place::User => place::measure_as_user(args, base.path(), &supplies)?,
         };
-        good &= rows.iter().all(Row::is_good);
-        let part = table::render(place, &rows);
+        good &= findings.rows.iter().all(Row::is_good);
+        let part = findings.render(place);
         print!("{part}");
         text.push_str(&part);
     }
@@ -136,25 +168,29 @@ fn run(args: &Args) -> Outcome<bool> {
 }
 
 /// Runs every wanted case on every carrier.
-fn measure(args: &Args, place: Place, base: &Path) -> Outcome<Vec<Row>> {
+fn measure(args: &Args, place: Place, base: &Path, supplies: &Path) -> Outcome<Findings> {
     let scale = Scale::new(args.quick, args.keep_caches);
-    let rounds = args.rounds.unwrap_or(scale.rounds);
-    let tools = Tools::find(place, args.ours)?;
-    let mut grounds = Grounds::new(base.join("grounds"), scale);
-    let wanted = |case: &&Case| {
-        args.filters.is_empty() || args.filters.iter().any(|part| case.name.contains(part))
+    let (rounds, budget) = match args.rounds {
+        Some(rounds) => (rounds, Duration::MAX),
+        None => (scale.rounds, BUDGET),
     };
-    let mut rows = Vec::new();
-    for case in CASES.iter().filter(wanted) {
-        if let Some(missing) = case.needs.iter().find(|name| !programs::installed(name)) {
-            eprintln!("{}: skipped, no {missing} here", case.name);
+    let tools = Tools::find(place, args.ours, supplies);
+    let mut grounds = Grounds::new(base.join("grounds"), scale);
+    let mut findings = Findings::new(tools.versions());
+    for case in args.cases() {
+        if let Some(why) = case.obstacle(supplies) {
+            eprintln!("{}: skipped, {why}", case.name);
+            findings.skipped.push((case.name.to_owned(), why));
             continue;
         }
-        let row = measure_case(case, &tools, &mut grounds, base, rounds)?;
-        eprintln!("{}: {}", place.name(), row.brief());
-        rows.push(row);
+        let start = Instant::now();
+        let rounds = 0..rounds;
+        let row = measure_case(case, &tools, &mut grounds, base, rounds, budget)?;
+        let took = start.elapsed().as_secs_f64();
+        eprintln!("{}, {took:.1} s: {}", place.name(), row.brief());
+        findings.rows.push(row);
     }
-    Ok(rows)
+    Ok(findings)
 }
 
 fn measure_case(
@@ -162,24 +198,34 @@ fn measure_case(
     tools: &Tools,
     grounds: &mut Grounds,
     base: &Path,
-    rounds: usize,
+    rounds: Range<usize>,
+    budget: Duration,
 ) -> Outcome<Row> {
     let lowers = grounds.get(case.ground)?;
     let scale = grounds.scale();
-    let mut row = Row::new(case);
+    let mut row = Row::new(case, rounds.len());
+    let begin = Instant::now();
+    let mut slow = Vec::new();
     let carriers = tools.carriers();
     let beds = base.join("beds");
-    for round in 0..rounds {
+    for round in rounds {
+        if round > 0 && begin.elapsed() > budget {
+            break;
+        }
         for turn in 0..carriers.len() {
             // Who comes first in one round comes last in another.
             let carrier = carriers[(turn + round) % carriers.len()];
-            if !case.suits(carrier) || row.has_failed(carrier) {
+            if !case.suits(carrier) || row.has_failed(carrier) || slow.contains(&carrier) {
                 continue;
             }
             let dir = beds.join(format!("{round}-{turn}"));
             let mut bed = Bed::new(carrier, tools, &lowers, &dir, scale)?;
+            let start = Instant::now();
             let outcome = case.perform(&mut bed, scale);
             let requests = bed.finish();
+            if carrier.is_rival() && start.elapsed() > PATIENCE {
+                slow.push(carrier);
+            }
             drop_big_files(&dir)?;
             match outcome {
                 Ok(time) => row.add(Sample::new(carrier, round, time), requests),

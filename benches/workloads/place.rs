@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use clap::ValueEnum;
 use tempfile::TempDir;
 
-use crate::table::Row;
-use crate::{Args, Outcome};
+use crate::table::Findings;
+use crate::{Args, Outcome, rivals};
 
 /// The uid and gid of the plain user where root starts the run. Any number does.
 const PLAIN_ID: u32 = 54321;
@@ -65,7 +65,7 @@ pub(crate) fn base_dir(parent: Option<&Path>) -> Outcome<TempDir> {
 }
 
 /// Runs this very program as root of a plain user's fresh namespaces.
-pub(crate) fn measure_as_user(args: &Args, base: &Path) -> Outcome<Vec<Row>> {
+pub(crate) fn measure_as_user(args: &Args, base: &Path, supplies: &Path) -> Outcome<Findings> {
     let dir = base.join("user");
     fs::create_dir(&dir)?;
     let own = std::env::current_exe()?;
@@ -87,6 +87,9 @@ pub(crate) fn measure_as_user(args: &Args, base: &Path) -> Outcome<Vec<Row>> {
         .arg(&program)
         .args(["--child", "--dir"])
         .arg(&dir)
+        .arg("--supplies")
+        .arg(supplies)
+        .env("PATH", rivals::copy_for_others(&base.join("rivals"))?)
         .env("OVERFALL_BINARY", &overfall)
         .env("HOME", &dir)
         .current_dir("/")

@@ -11,15 +11,17 @@ use crate::bed::Bed;
 use crate::cases::timed;
 use crate::grounds::{Scale, small_content, small_path};
 
-/// Where a program is, if it is installed.
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
+/// Every program of that name on `PATH`.
+pub(crate) fn find_all(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
         .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
+        .filter(|path| path.is_file())
+        .collect()
 }
 
 pub(crate) fn installed(name: &str) -> bool {
-    find(name).is_some()
+    !find_all(name).is_empty()
 }
 
 /// Runs a program in `dir`; returns what it wrote to stdout.

@@ -36,7 +36,9 @@ impl Sample {
 pub(crate) struct Row {
     name: String,
     target: f64,
+    lead: Option<f64>,
     is_workload: bool,
+    rounds: usize,
     samples: Vec<Sample>,
     failures: Vec<(Carrier, String)>,
     /// What our server served in one run.
@@ -58,11 +60,13 @@ impl std::fmt::Display for Ratio {
 }
 
 impl Row {
-    pub(crate) fn new(case: &Case) -> Self {
+    pub(crate) fn new(case: &Case, rounds: usize) -> Self {
         Self {
             name: case.name.to_owned(),
             target: case.target,
+            lead: case.lead,
             is_workload: case.is_workload(),
+            rounds,
             samples: Vec::new(),
             failures: Vec::new(),
             requests: Vec::new(),
@@ -84,9 +88,9 @@ impl Row {
         self.failures.iter().any(|(failed, _)| *failed == carrier)
     }
 
-    /// Whether overfall did what it was asked for.
+    /// Whether overfall did what it was asked for, and what can be had without it.
     pub(crate) fn is_good(&self) -> bool {
-        !self.has_failed(Carrier::Overfall)
+        !self.has_failed(Carrier::Overfall) || self.has_failed(Carrier::Plain)
     }
 
     fn seconds(&self, carrier: Carrier, round: usize) -> Option<f64> {
@@ -94,13 +98,17 @@ impl Row {
         self.samples.iter().find(of).map(|sample| sample.seconds)
     }
 
+    /// To the kernel's overlay; of overfall in another form, to overfall.
     fn ratio(&self, carrier: Carrier) -> Option<Ratio> {
-        let rounds = self.samples.iter().map(|sample| sample.round).max()? + 1;
-        let mut ratios: Vec<f64> = (0..rounds)
-            .filter_map(|round| {
-                let kernel = self.seconds(Carrier::Kernel, round)?;
-                Some(self.seconds(carrier, round)? / kernel)
-            })
+        match carrier {
+            Carrier::Other => self.ratio_between(carrier, Carrier::Overfall),
+            _ => self.ratio_between(carrier, Carrier::Kernel),
+        }
+    }
+
+    fn ratio_between(&self, carrier: Carrier, base: Carrier) -> Option<Ratio> {
+        let mut ratios: Vec<f64> = (0..self.rounds)
+            .filter_map(|round| Some(self.seconds(carrier, round)? / self.seconds(base, round)?))
             .collect();
         ratios.sort_by(f64::total_cmp);
         let (least, most) = (*ratios.first()?, *ratios.last()?);
@@ -121,8 +129,27 @@ impl Row {
         if self.has_failed(carrier) {
             return "failed".to_owned();
         }
-        self.ratio(carrier)
-            .map_or_else(|| "-".to_owned(), |ratio| ratio.to_string())
+        let of = |sample: &&Sample| sample.carrier == carrier;
+        match self.ratio(carrier) {
+            None => "-".to_owned(),
+            Some(ratio) if self.rounds > 1 && self.samples.iter().filter(of).count() == 1 => {
+                format!("{:.2} (once)", ratio.median)
+            }
+            Some(ratio) => ratio.to_string(),
+        }
+    }
+
+    /// How many times as long as overfall fuse-overlayfs 2 takes, and as it should take.
+    fn lead(&self) -> String {
+        let Some(ratio) = self.ratio_between(Carrier::Fuse2, Carrier::Overfall) else {
+            return "-".to_owned();
+        };
+        let median = ratio.median;
+        match self.lead {
+            Some(least) if median < least => format!("{median:.2} of {least} !"),
+            Some(least) => format!("{median:.2} of {least}"),
+            None => format!("{median:.2}"),
+        }
     }
 
     /// The requests that count, the most frequent first.
@@ -145,51 +172,117 @@ impl Row {
     /// One line while the run goes on.
     pub(crate) fn brief(&self) -> String {
         format!(
-            "{:28} overfall {:20} plain {:20} fuse-overlayfs {:20} [{}]",
+            "{:28} overfall {:20} otherwise {:20} plain {:20} fuse-overlayfs 2 {:20} 1 {:20} lead {} [{}]",
             self.name,
             self.cell(Carrier::Overfall),
+            self.cell(Carrier::Other),
             self.cell(Carrier::Plain),
-            self.cell(Carrier::FuseOverlayfs),
+            self.cell(Carrier::Fuse2),
+            self.cell(Carrier::Fuse1),
+            self.lead(),
             self.requests(),
         )
     }
 }
 
-/// The table of one place.
-pub(crate) fn render(place: Place, rows: &[Row]) -> String {
-    let mut text = format!(
-        "\n### {}\n\nTimes relative to the kernel's overlay: median (least-most). `!` marks what \
-         is over its target.\n\n\
-         | case | target | overfall | plain directory | fuse-overlayfs | requests to overfall |\n\
-         |---|---|---|---|---|---|\n",
-        capitalised(place.name()),
-    );
-    for row in rows {
-        let over = row
-            .ratio(Carrier::Overfall)
-            .is_some_and(|ratio| ratio.median > row.target);
-        let _ = writeln!(
-            text,
-            "| {} | {} | {}{} | {} | {} | {} |",
-            row.name,
-            row.target,
-            row.cell(Carrier::Overfall),
-            if over { " !" } else { "" },
-            row.cell(Carrier::Plain),
-            row.cell(Carrier::FuseOverlayfs),
-            row.requests(),
+/// All that was found in one place.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Findings {
+    pub(crate) rows: Vec<Row>,
+    /// Cases that can't run here, and why.
+    pub(crate) skipped: Vec<(String, String)>,
+    /// The releases of fuse-overlayfs.
+    versions: Vec<String>,
+}
+
+impl Findings {
+    pub(crate) fn new(versions: Vec<String>) -> Self {
+        Self {
+            rows: Vec::new(),
+            skipped: Vec::new(),
+            versions,
+        }
+    }
+
+    /// The columns beside overfall's.
+    fn others(&self) -> Vec<Carrier> {
+        let mut all = vec![Carrier::Plain, Carrier::Fuse2, Carrier::Fuse1];
+        let other = |sample: &Sample| sample.carrier == Carrier::Other;
+        if self.rows.iter().any(|row| row.samples.iter().any(other)) {
+            all.insert(0, Carrier::Other);
+        }
+        all
+    }
+
+    /// The table.
+    pub(crate) fn render(&self, place: Place) -> String {
+        let others = self.others();
+        let names: Vec<_> = others.iter().map(|carrier| carrier.name()).collect();
+        let mut text = format!(
+            "\n### {}\n\nTimes relative to the kernel's overlay: median (least-most). `!` marks \
+             what is over its target. \"Lead\" is how many times as long as overfall fuse-overlayfs 2 \
+             takes, of how many it should. {}\n\n\
+             | case | target | overfall | {} | lead | requests to overfall |\n|---|---|---|{}---|---|\n",
+            capitalised(place.name()),
+            match self.versions.is_empty() {
+                true => "No fuse-overlayfs is installed.".to_owned(),
+                false => format!("fuse-overlayfs is {}.", self.versions.join(" and ")),
+            },
+            names.join(" | "),
+            "---|".repeat(others.len()),
         );
+        for row in &self.rows {
+            let over = row
+                .ratio(Carrier::Overfall)
+                .is_some_and(|ratio| ratio.median > row.target);
+            let cells: Vec<_> = others.iter().map(|carrier| row.cell(*carrier)).collect();
+            let _ = writeln!(
+                text,
+                "| {} | {} | {}{} | {} | {} | {} |",
+                row.name,
+                row.target,
+                row.cell(Carrier::Overfall),
+                if over { " !" } else { "" },
+                cells.join(" | "),
+                row.lead(),
+                row.requests(),
+            );
+        }
+        self.conclude(&mut text);
+        text
     }
-    let workloads: Vec<f64> = rows
-        .iter()
-        .filter(|row| row.is_workload)
-        .filter_map(|row| Some(row.ratio(Carrier::Overfall)?.median.ln()))
-        .collect();
-    if !workloads.is_empty() {
-        let mean = (workloads.iter().sum::<f64>() / workloads.len() as f64).exp();
-        let _ = writeln!(text, "\nPrograms, geometric mean: {mean:.2} (target 1.25).");
+
+    /// What belongs below the table.
+    fn conclude(&self, text: &mut String) {
+        let workloads = || self.rows.iter().filter(|row| row.is_workload);
+        let mean = |ratios: Vec<f64>| {
+            let logarithms: f64 = ratios.iter().map(|ratio| ratio.ln()).sum();
+            (logarithms / ratios.len() as f64).exp()
+        };
+        let ours: Vec<f64> = workloads()
+            .filter_map(|row| Some(row.ratio(Carrier::Overfall)?.median))
+            .collect();
+        if !ours.is_empty() {
+            let _ = write!(
+                text,
+                "\nPrograms, geometric mean: {:.2} (target 1.25)",
+                mean(ours)
+            );
+            let leads: Vec<f64> = workloads()
+                .filter_map(|row| {
+                    let lead = row.ratio_between(Carrier::Fuse2, Carrier::Overfall)?;
+                    Some(lead.median)
+                })
+                .collect();
+            if !leads.is_empty() {
+                let _ = write!(text, ", lead {:.2}", mean(leads));
+            }
+            text.push_str(".\n");
+        }
+        for (name, why) in &self.skipped {
+            let _ = writeln!(text, "\nSkipped: {name}, {why}.");
+        }
     }
-    text
 }
 
 fn capitalised(text: &str) -> String {
