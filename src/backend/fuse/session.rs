@@ -137,8 +137,8 @@ fn closing(fault: &Fault) -> Error {
 /// More than there are processors: a copy-up or an fsync holds its loop until the disk has
 /// answered, and nobody else is to wait for it.
 fn event_loops(tuning: &Tuning) -> usize {
-    const FEWEST: usize = 8;
-    const MOST: usize = 16;
+    const FEWEST: usize = 16;
+    const MOST: usize = 32;
     if let Some(threads) = tuning.threads {
         return threads.get();
     }
