@@ -23,6 +23,7 @@
 //! of a directory in its place, and [`StepCache`], a layer for each step of a build.
 //!
 //! `docs/ARCHITECTURE.md` in the repository describes the modules and which may use which.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic; see `say`
 
 pub mod backend;
 pub mod changes;
@@ -36,6 +37,7 @@ mod logging;
 pub mod options;
 mod overlay;
 pub mod probe;
+mod say;
 pub mod server;
 pub mod snapshot;
 pub mod steps;

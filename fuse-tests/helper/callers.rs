@@ -14,6 +14,8 @@ cases![
     nothing_of_the_callers_is_held,
     a_failure_is_told_on_stderr,
     unknown_options_are_warned_about,
+    what_can_not_be_told_changes_nothing,
+    a_full_stdout_is_an_error,
     as_docker_calls,
     as_containerd_calls,
     as_apptainer_calls,
@@ -115,6 +117,41 @@ fn unknown_options_are_warned_about(place: &Place) -> Verdict {
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
     assert!(place.mounted().unwrap().starts_with("x "), "fsname");
     place.ok("fusermount3 -u merged");
+    place.until_no_server();
+    DONE
+}
+
+/// stderr on a full disk, and one that nobody reads any more.
+fn what_can_not_be_told_changes_nothing(place: &Place) -> Verdict {
+    place.ok("mkfifo gone");
+    for stderr in ["exec 2>/dev/full", ": <gone & exec 2>gone; wait"] {
+        for (code, command) in [
+            (0, "fuse-overlayfs -o $O,nosuch merged"),
+            (0, "test $(cat merged/hello) = hello"),
+            (0, "umount merged"),
+            (1, "mount.fuse.overfall x"),
+            (2, "overfall umount nowhere"),
+            (2, "overfall moutn"),
+            (127, "overfall run -- /no/such/command"),
+            (4, "overfall -vv run --root / -- sh -c 'exit 4'"),
+        ] {
+            let said = place.shell(&format!("{stderr}; {command}"));
+            assert_eq!(said.code, Some(code), "{stderr}; {command}");
+        }
+    }
+    place.until_no_server();
+    DONE
+}
+
+fn a_full_stdout_is_an_error(place: &Place) -> Verdict {
+    place.ok("fuse-overlayfs -o $O merged");
+    let said = place.shell("overfall list >/dev/full");
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    // A reader that has seen enough is none.
+    let said = place.shell("mkfifo gone; : <gone & exec >gone; wait; overfall list");
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    place.ok("umount merged");
     place.until_no_server();
     DONE
 }

@@ -143,6 +143,15 @@ pub(crate) fn the_end_of_the_command_is_passed_on(project: &Project) {
             .args(["app", "sh", "-c", "kill -9 $$"]);
         let status = command.output().unwrap().status;
         assert_eq!((status.code(), status.signal()), (None, Some(9)));
+        // Nor does a line that can't be told change it: that the copy was kept.
+        let mut command = project.vagga_command(&["_run", "--keep"]);
+        command.args(["app", "sh", "-c", "exit 4"]);
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        assert_eq!(
+            command.stderr(full.unwrap()).status().unwrap().code(),
+            Some(4)
+        );
+        project.vagga(&["_clean", "--transient"]).good();
     }
     project.nothing_is_left();
 }

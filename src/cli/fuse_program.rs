@@ -10,6 +10,7 @@ use clap::Parser;
 use super::role::FuseProgram;
 use super::{first_line, mount, start_log};
 use crate::options::{Foreign, Options, check_layers};
+use crate::say::say;
 use crate::{Backend, Error, Overlay, Result, union};
 
 /// Mount an overlay, called as fuse-overlayfs is
@@ -53,7 +54,7 @@ pub(super) fn main(arguments: Vec<OsString>, program: FuseProgram) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("overfall: {error}");
+            say(error);
             ExitCode::from(2)
         }
     }
@@ -64,7 +65,7 @@ fn run(mut args: Args, program: FuseProgram) -> Result<()> {
     let backend = match program {
         FuseProgram::FuseOverlayfs => {
             for item in &found.unknown {
-                eprintln!("overfall: unknown option ignored: {}", item.display());
+                say(format_args!("unknown option ignored: {}", item.display()));
             }
             Backend::Fuse
         }

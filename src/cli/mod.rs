@@ -21,9 +21,8 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use log::LevelFilter;
-use nix::sys::signal::Signal;
 
-use crate::sys::process;
+use crate::say::say;
 use crate::{Backend, Error, logging};
 
 /// An overlay file system for every kernel.
@@ -82,9 +81,6 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     start_log(cli.verbose);
-    // `overfall check | head` ends quietly, as other programs do. Rust ignores the signal, and
-    // without it only a message would be missing.
-    let _ = process::default_action(Signal::SIGPIPE);
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Mount(args) => mount::run(args),
@@ -97,7 +93,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error: Error| {
-        eprintln!("overfall: {error}");
+        say(error);
         ExitCode::from(2)
     })
 }
@@ -115,7 +111,8 @@ fn start_log(verbose: u8) {
 /// Prints to stdout. A reader that has gone away is no error.
 fn print(text: &str) -> crate::Result<()> {
     use std::io::Write as _;
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::system("writing to stdout").because(error.to_string()))
         }

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use super::{first_line, mount, start_log};
 use crate::error::{Class, Context};
 use crate::options::{Foreign, MountFlags, check_layers};
+use crate::say::say;
 use crate::sys::{from_io, from_nix};
 use crate::{Backend, Error, Overlay, Result, backend};
 
@@ -75,7 +76,7 @@ pub(super) fn main(arguments: Vec<OsString>, backend: Backend) -> ExitCode {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
-            eprintln!("overfall: {}", first_line(&error));
+            say(first_line(&error));
             return ExitCode::from(WRONG_CALL);
         }
     };
@@ -83,7 +84,7 @@ pub(super) fn main(arguments: Vec<OsString>, backend: Backend) -> ExitCode {
     match run(&args, backend) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("overfall: {error}");
+            say(&error);
             ExitCode::from(match error.class() {
                 Class::Usage => WRONG_CALL,
                 Class::System => NOT_MOUNTED,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::say::say;
 use crate::{Result, backend};
 
 /// Unmount an overlay and wait until everything is written
@@ -27,7 +28,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     }
     let failures = backend::unmount_all()?;
     for failure in &failures {
-        eprintln!("overfall: {failure}");
+        say(failure);
     }
     Ok(ExitCode::from(if failures.is_empty() { 0 } else { 2 }))
 }

@@ -16,6 +16,7 @@ use super::channel::{News, Order, receive, send};
 use super::command::Command;
 use super::root::Root;
 use super::wait::Terminal;
+use crate::say::say;
 use crate::sys::{from_nix, process};
 use crate::{Error, Result};
 
@@ -44,7 +45,7 @@ impl Init {
         match self.serve(channel) {
             Ok(news) => send(channel, news),
             Err(error) => {
-                eprintln!("overfall: {error}");
+                say(error);
                 send(channel, News::Failed);
             }
         }
@@ -68,7 +69,11 @@ impl Init {
                 let _ = tcsetpgrp(std::io::stdin(), getpid());
             }
             let (error, code) = self.command.become_it(&self.mask);
-            eprintln!("overfall: {error}");
+            // It is as the command would have had it, and stderr's reader may have gone away.
+            let mut broken_pipe = SigSet::empty();
+            broken_pipe.add(Signal::SIGPIPE);
+            let _ = broken_pipe.thread_block();
+            say(error);
             code
         })
         .map_err(|errno| Error::system("starting the command").errno(errno))?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::cli::{BackendArg, print};
+use crate::say::say;
 use crate::steps::Outcome;
 use crate::vagga::{self, BuildOptions, Built};
 
@@ -54,8 +55,8 @@ pub(super) fn build(args: &BuildArgs) -> Result<ExitCode> {
         backend: args.backend.into(),
     };
     match vagga::build(&project, &args.container, options)? {
-        Built::Already => eprintln!("overfall: {} is built already", args.container),
-        Built::Now => eprintln!("overfall: {} is built", args.container),
+        Built::Already => say(format_args!("{} is built already", args.container)),
+        Built::Now => say(format_args!("{} is built", args.container)),
         Built::Failed => return Ok(ExitCode::from(2)),
     }
     Ok(ExitCode::SUCCESS)
@@ -138,6 +139,6 @@ pub(super) fn mount(args: &MountArgs) -> Result<ExitCode> {
     let target = vagga::show(&project, &args.container, args.dir.as_deref())?;
     let target = target.display();
     print(&format!("{target}\n"))?;
-    eprintln!("overfall: overfall umount {target} ends it");
+    say(format_args!("overfall umount {target} ends it"));
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cli::print;
 use crate::container::{Identity, Standing, enter};
+use crate::say::say;
 use crate::vagga::{self, Removal};
 use crate::{Error, Result};
 
@@ -65,11 +66,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             let _never = writeln!(text, "{}", path.display());
         }
         for (base, above) in cleaned.needed {
-            eprintln!(
-                "overfall: {} stays: {} is built on it",
+            say(format_args!(
+                "{} stays: {} is built on it",
                 base.display(),
                 above.display()
-            );
+            ));
         }
     }
     // Last: a container that has gone needs no layers any more.

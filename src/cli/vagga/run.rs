@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::MeansArg;
 use crate::Result;
 use crate::container::{Ended, die_of, parse_variable};
+use crate::say::say;
 use crate::vagga::{RunPlan, Wishes, Writing, variable_name};
 
 /// Run a command in a built container
@@ -94,10 +95,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     let outcome = plan.execute()?;
     if let Some(kept) = &outcome.kept {
         let name = kept.display();
-        eprintln!(
-            "overfall: kept; go on with: overfall vagga _run --resume {name} {} CMD",
+        say(format_args!(
+            "kept; go on with: overfall vagga _run --resume {name} {} CMD",
             args.container
-        );
+        ));
     }
     Ok(ExitCode::from(match outcome.ended {
         Ended::Exited(code) => code,

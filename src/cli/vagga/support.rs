@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::Result;
 use crate::options::Options;
 use crate::probe::{self, Cause, Kernel};
+use crate::say::say;
 
 /// Tell whether the kernel's overlay works here for containers
 ///
@@ -34,9 +35,9 @@ pub(super) fn run(_args: &Args) -> Result<ExitCode> {
     };
     if !verdict.supported {
         let cause = verdict.cause.unwrap_or(Cause::Unknown);
-        eprintln!("overfall: {}: {}", near.display(), cause.words());
-        eprintln!("overfall: to change that: {}", cause.remedy());
-        eprintln!("overfall: meanwhile: {}", cause.instead());
+        say(format_args!("{}: {}", near.display(), cause.words()));
+        say(format_args!("to change that: {}", cause.remedy()));
+        say(format_args!("meanwhile: {}", cause.instead()));
     }
     super::super::print(&format!("{word}\n{} {}\n", kernel.release, kernel.version))?;
     Ok(if verdict.supported {

@@ -23,6 +23,7 @@ use super::project::Project;
 use crate::backend::Backend;
 use crate::container::{Standing, enter};
 use crate::error::Context as _;
+use crate::say::say;
 use crate::steps::{Layer, StepCache};
 use crate::sys::process;
 use crate::{Error, Result};
@@ -88,7 +89,7 @@ fn build_plan(
     let child = process::fork(|| match session.run(parent) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("overfall: {error}");
+            say(error);
             TOLD
         }
     })

@@ -22,6 +22,7 @@ use crate::container::{
     Access, Command, Content, Credentials, Ended, Memory, Place, Root, Standing, launch,
 };
 use crate::error::Context as _;
+use crate::say::say;
 use crate::sys::{from_nix, process};
 use crate::vagga::project::Project;
 use crate::{Error, Result};
@@ -292,7 +293,7 @@ impl Site<'_> {
         let child = process::fork(|| {
             let bound = process::end_with(parent).context(step, self.tree);
             bound.and_then(|()| work()).unwrap_or_else(|error| {
-                eprintln!("overfall: {error}");
+                say(error);
                 TOLD
             })
         })

@@ -251,11 +251,13 @@ impl<'p> Session<'p> {
             Ok(()) => work.commit(),
             Err((step, error)) => {
                 if self.options.shell {
-                    eprintln!("overfall: {error}; a shell in the container as it is now");
+                    crate::say::say(format_args!(
+                        "{error}; a shell in the container as it is now"
+                    ));
                     let nothing = Context::default();
                     let context = step.map_or(&nothing, |step| &step.context);
                     if let Err(error) = site.shell(context) {
-                        eprintln!("overfall: {error}");
+                        crate::say::say(error);
                     }
                 }
                 if let Err(error) = work.abandon() {
@@ -308,5 +310,5 @@ impl<'p> Session<'p> {
 }
 
 fn say(title: &str, what: &str) {
-    eprintln!("overfall: {title}: {what}");
+    crate::say::say(format_args!("{title}: {what}"));
 }
