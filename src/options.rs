@@ -253,6 +253,9 @@ impl Options {
             Some(Verity::Require) => return Some("verity=require"),
             _ => {}
         }
+        if self.credentials == Some(Credentials::Caller) {
+            return Some("nooverride_creds");
+        }
         let on = Some(Switch::On);
         (self.nfs_export == on).then_some("nfs_export=on")
     }

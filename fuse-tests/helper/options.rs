@@ -21,6 +21,10 @@ cases![
     noxattrs,
     volatile_and_fsync,
     the_kernels_overlay_has_none_of_them,
+    flags_of_mounts,
+    flags_by_fusermount3,
+    a_protection_that_is_dropped_is_no_mount,
+    whose_credentials,
     layers_of_images,
     typos,
 ];
@@ -346,6 +350,124 @@ fn the_kernels_overlay_has_none_of_them(place: &Place) -> Verdict {
         place.ok(&format!("overfall mount -o $O,{option} merged"));
         assert!(place.mounted().unwrap().contains("fuse.overfall"));
         place.ok("overfall umount merged");
+    }
+    DONE
+}
+
+/// The options of the mount and of its file system, as mountinfo has them.
+fn shown(place: &Place) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let merged = place.merged().display().to_string();
+    let line = table
+        .lines()
+        .rfind(|line| line.split(' ').nth(4) == Some(&merged))
+        .unwrap();
+    let words = line.split(' ');
+    let both = [words.clone().nth(5), words.clone().next_back()];
+    let both = both.into_iter().flatten().flat_map(|all| all.split(','));
+    both.map(str::to_owned).collect()
+}
+
+fn flags_of_mounts(place: &Place) -> Verdict {
+    place.ok("ln -s hello lower/link");
+    for backend in ["native", "fuse", "auto"] {
+        let given = "sync,dirsync,nodiratime,nosuid,nodev,noexec,nosymfollow";
+        let mount = format!("overfall mount --backend {backend} -o $O,");
+        place.ok(&format!("{mount}{given} merged"));
+        let all = shown(place);
+        for flag in given.split(',') {
+            assert!(all.contains(&flag.to_owned()), "{backend}: {flag}: {all:?}");
+        }
+        assert!(fs::read(place.dir.join("merged/hello")).is_ok());
+        let error = fs::read(place.dir.join("merged/link")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ELOOP), "{backend}");
+        place.ok("overfall umount merged");
+        place.ok(&format!("{mount}strictatime merged"));
+        let all = shown(place);
+        assert!(!all.contains(&"relatime".to_owned()), "{backend}: {all:?}");
+        place.ok("mount.overfall x merged -o remount,nosymfollow");
+        assert!(
+            shown(place).contains(&"nosymfollow".to_owned()),
+            "{backend}"
+        );
+        place.ok("overfall umount merged");
+    }
+    DONE
+}
+
+fn flags_by_fusermount3(place: &Place) -> Verdict {
+    place.give_to_user();
+    let mount = "overfall mount --backend fuse -o $O";
+    place.user_ok(&format!("{mount},sync,dirsync,noatime merged"));
+    let all = shown(place);
+    for flag in ["sync", "dirsync", "noatime"] {
+        assert!(all.contains(&flag.to_owned()), "{flag}: {all:?}");
+    }
+    place.user_ok("overfall umount merged");
+    // Some versions know some of the others: there they count.
+    for flag in ["nodiratime", "nosymfollow"] {
+        let said = place.user_shell(&format!("{mount},{flag} merged"));
+        if said.code == Some(0) {
+            assert!(shown(place).contains(&flag.to_owned()), "{flag}");
+            place.user_ok("overfall umount merged");
+        } else {
+            assert_eq!(said.code, Some(2), "{said:?}");
+            assert!(said.err.contains(&format!("know `{flag}`")), "{said:?}");
+            assert_eq!(said.err.lines().count(), 1, "{said:?}");
+            assert_eq!(place.mounted(), None, "{flag}");
+        }
+    }
+    DONE
+}
+
+/// As mount(2) before Linux 5.10 drops it, and as a fusermount3 may.
+fn a_protection_that_is_dropped_is_no_mount(place: &Place) -> Verdict {
+    let real = place.ok("command -v fusermount3");
+    fs::create_dir(place.dir.join("bin"))?;
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\n-o) options=${{2%,nosymfollow}}; shift 2; exec {real} -o $options \"$@\";;\n\
+         *) exec {real} \"$@\";;\nesac\n",
+        real = real.trim_end()
+    );
+    fs::write(place.dir.join("bin/script"), script)?;
+    place.ok("cp bin/script bin/fusermount3 && chmod 755 bin/fusermount3");
+    place.give_to_user();
+    let mount = "PATH=$PWD/bin:$PATH overfall mount --backend fuse -o $O";
+    let said = place.user_shell(&format!("{mount},nosymfollow merged"));
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(said.err.contains("nosymfollow"), "{said:?}");
+    assert!(!said.err.contains("doesn't know"), "it got there: {said:?}");
+    assert_eq!(place.mounted(), None);
+    place.until_no_server();
+    place.user_ok(&format!("{mount} merged && overfall umount merged"));
+    DONE
+}
+
+fn whose_credentials(place: &Place) -> Verdict {
+    let mount = |backend: &str, option: &str| {
+        place.shell(&format!(
+            "overfall mount --backend {backend} -o $O,{option} merged"
+        ))
+    };
+    assert_eq!(mount("fuse", "override_creds").code, Some(0));
+    place.ok("overfall umount merged");
+    let said = mount("fuse", "nooverride_creds");
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(
+        said.err.contains("carry out `nooverride_creds`"),
+        "{said:?}"
+    );
+    assert_eq!(place.mounted(), None);
+    // Where the choice is ours, it is the kernel's or an error that says why it isn't.
+    let said = mount("auto", "nooverride_creds");
+    if said.code == Some(0) {
+        assert!(place.mounted().unwrap().contains(" overlay "));
+        place.ok("overfall umount merged");
+    } else {
+        assert!(
+            said.err.contains("only the kernel's overlay knows"),
+            "{said:?}"
+        );
     }
     DONE
 }

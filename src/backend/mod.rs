@@ -14,8 +14,9 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::options::check_layers;
-use crate::sys::Errno;
+use crate::error::Context as _;
+use crate::options::{MountFlags, check_layers};
+use crate::sys::{Errno, mountinfo};
 use crate::{Error, Overlay, Result};
 use fuse::{Busy, Log};
 
@@ -219,12 +220,35 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
             Held::Fuse(server)
         }
     };
-    Ok(Mounted {
+    let mounted = Mounted {
         target,
         armed: true,
         held,
         why_not_native: choice.why_not_native,
-    })
+    };
+    // Else it goes: nobody shall trust in it.
+    is_protected(&mounted.target, overlay.options.flags)?;
+    Ok(mounted)
+}
+
+/// An error unless the mount at `target` has the flag that protects those who use it: mount(2)
+/// before Linux 5.10 drops `nosymfollow` without a word.
+fn is_protected(target: &Path, flags: MountFlags) -> Result<()> {
+    if !flags.contains(MountFlags::NOSYMFOLLOW) {
+        return Ok(());
+    }
+    let step = "looking for `nosymfollow` in the mount table";
+    let table = mountinfo::read().map_err(|error| crate::sys::from_io(&error));
+    let table = table.context(step, target)?;
+    let point = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
+    let mount = table.iter().rfind(|mount| mount.point == point);
+    if mount.is_some_and(|mount| mount.has_option("nosymfollow")) {
+        return Ok(());
+    }
+    Err(Error::usage(step)
+        .at(target)
+        .because("this kernel has passed over it (before Linux 5.10), or fusermount3 has")
+        .remedy("leave the option out"))
 }
 
 fn not_by_fuse(option: &str, why_not_native: Option<String>) -> Error {

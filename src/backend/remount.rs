@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
+use rustix::mount::mount_remount;
 
-use super::fuse;
 use crate::error::Context;
 use crate::options::MountFlags;
-use crate::sys::from_nix;
+use crate::probe::ms_flags;
 use crate::{Error, Result};
 
 const STEP: &str = "remounting";
@@ -20,9 +19,6 @@ pub(crate) fn remount(target: &Path, flags: MountFlags) -> Result<()> {
             .at(target)
             .because("no overlay is mounted there"));
     }
-    let none: Option<&str> = None;
-    let flags = fuse::mount_flags(flags) | MsFlags::MS_REMOUNT;
-    mount(none, target, none, flags, none)
-        .map_err(from_nix)
-        .context(STEP, target)
+    mount_remount(target, ms_flags(flags), c"").context(STEP, target)?;
+    super::is_protected(target, flags)
 }

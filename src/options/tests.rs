@@ -204,7 +204,13 @@ fn fuse_names_what_it_lacks() {
         lacking("ro,xino=on,uuid=on,index=on,verity=off,volatile,redirect_dir=on,metacopy=on"),
         None
     );
-    for option in ["nfs_export=on", "verity=on", "verity=require"] {
+    assert_eq!(lacking("override_creds"), None);
+    for option in [
+        "nfs_export=on",
+        "verity=on",
+        "verity=require",
+        "nooverride_creds",
+    ] {
         assert_eq!(lacking(option), Some(option));
     }
     assert_eq!(parse("lowerdir=/a::/d").unsupported_by_fuse(), None);

@@ -216,7 +216,8 @@ fn attributes(flags: MountFlags) -> MountAttrFlags {
     collect(flags, &pairs, MountAttrFlags::empty(), |all, one| all | one)
 }
 
-fn ms_flags(flags: MountFlags) -> MsFlags {
+/// The flags as mount(2) takes them.
+pub(crate) fn ms_flags(flags: MountFlags) -> MsFlags {
     let pairs = [
         (MountFlags::RO, MsFlags::RDONLY),
         (MountFlags::NOSUID, MsFlags::NOSUID),

@@ -21,7 +21,7 @@ mod trial;
 mod upper;
 mod verdict;
 
-pub(crate) use attempt::{Refusal, SOURCE as NATIVE_SOURCE, attempt};
+pub(crate) use attempt::{Refusal, SOURCE as NATIVE_SOURCE, attempt, ms_flags};
 pub use cause::Cause;
 pub(crate) use diagnose::no_namespace;
 pub use fuse::{FuseVerdict, try_fuse};

@@ -38,7 +38,7 @@ use handover::Device;
 use report::Report;
 
 pub(crate) use identity::Identity;
-pub(crate) use mount::{Busy, FILE_SYSTEM, mount_flags, unmount};
+pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
 pub(crate) use status::{Heard, Process, servers};
 
 /// What the server says while it serves.

@@ -1,18 +1,19 @@
 //! The mount itself: by mount(2) where that is allowed, by fusermount3 otherwise.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::mount::{MntFlags, umount2};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::handover::{Device, receive_descriptor};
 use crate::options::{Label, MountFlags, Options, escaped};
+use crate::probe::ms_flags;
 use crate::server::MAX_REQUEST;
 use crate::sys::privilege::Privilege;
 use crate::sys::{Errno, from_nix};
@@ -59,14 +60,13 @@ fn directly(options: &Options, target: &Path) -> Result<OwnedFd> {
         data(Guests::Everybody),
     );
     let data = labelled(data, options.labels_here());
-    nix::mount::mount(
-        Some(source(options)),
-        target,
-        Some(FILE_SYSTEM),
-        mount_flags(options.flags),
-        Some(data.as_str()),
-    )
-    .map_err(|errno| mount_error(from_nix(errno), target))?;
+    let flags = ms_flags(options.flags);
+    CString::new(data)
+        .map_err(|_| Errno::INVAL)
+        .and_then(|data| {
+            rustix::mount::mount(source(options), target, FILE_SYSTEM, flags, data.as_c_str())
+        })
+        .map_err(|errno| mount_error(errno, target))?;
     Ok(device)
 }
 
@@ -82,20 +82,6 @@ fn data(guests: Guests) -> String {
     format!("default_permissions,max_read={MAX_REQUEST}{guests}")
 }
 
-pub(crate) fn mount_flags(flags: MountFlags) -> MsFlags {
-    let pairs = [
-        (MountFlags::RO, MsFlags::MS_RDONLY),
-        (MountFlags::NOSUID, MsFlags::MS_NOSUID),
-        (MountFlags::NODEV, MsFlags::MS_NODEV),
-        (MountFlags::NOEXEC, MsFlags::MS_NOEXEC),
-        (MountFlags::NOATIME, MsFlags::MS_NOATIME),
-    ];
-    pairs
-        .into_iter()
-        .filter(|(ours, _)| flags.contains(*ours))
-        .fold(MsFlags::empty(), |all, (_, theirs)| all | theirs)
-}
-
 /// Labels are for SELinux, which takes its own part out of the string.
 fn labelled(mut data: String, labels: &[Label]) -> String {
     for Label { name, value } in labels {
@@ -104,7 +90,7 @@ fn labelled(mut data: String, labels: &[Label]) -> String {
     data
 }
 
-/// fusermount3 sets nosuid and nodev by itself.
+/// fusermount3 sets nosuid and nodev by itself. A word that its version doesn't know it refuses.
 fn helper_options(options: &Options) -> OsString {
     let guests = if options.allow_other {
         Guests::Everybody
@@ -118,6 +104,11 @@ fn helper_options(options: &Options) -> OsString {
         (MountFlags::RO, ",ro"),
         (MountFlags::NOEXEC, ",noexec"),
         (MountFlags::NOATIME, ",noatime"),
+        (MountFlags::NODIRATIME, ",nodiratime"),
+        (MountFlags::STRICTATIME, ",strictatime"),
+        (MountFlags::SYNC, ",sync"),
+        (MountFlags::DIRSYNC, ",dirsync"),
+        (MountFlags::NOSYMFOLLOW, ",nosymfollow"),
     ];
     for (flag, word) in words {
         if options.flags.contains(flag) {
@@ -184,6 +175,12 @@ fn helper_error(target: &Path, said: &str) -> Error {
         return error
             .because("/etc/fuse.conf does not allow `allow_other`")
             .remedy("have root add the line `user_allow_other` there, or leave the option out");
+    }
+    if let Some((_, option)) = said.split_once("unknown option '") {
+        let option = option.split('\'').next().unwrap_or_default();
+        return error
+            .because(format!("it doesn't know `{option}`"))
+            .remedy("leave the option out, or have root mount it");
     }
     if said.is_empty() {
         return error.because("it failed without a word");
