@@ -25,6 +25,8 @@ cases![
     flags_by_fusermount3,
     a_protection_that_is_dropped_is_no_mount,
     whose_credentials,
+    debug_by_every_name,
+    debug_without_a_file,
     layers_of_images,
     typos,
 ];
@@ -440,6 +442,42 @@ fn a_protection_that_is_dropped_is_no_mount(place: &Place) -> Verdict {
     assert_eq!(place.mounted(), None);
     place.until_no_server();
     place.user_ok(&format!("{mount} merged && overfall umount merged"));
+    DONE
+}
+
+fn debug_by_every_name(place: &Place) -> Verdict {
+    for (number, call) in [
+        "overfall mount --backend fuse -o $O,X merged",
+        "mount.fuse.overfall x merged -o $O,X",
+        "fuse-overlayfs -o $O,X merged",
+        "overfall-mount -o $O,noacl,X merged",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        place.ok(&call.replace('X', &format!("debug,log=log{number}")));
+        place.ok("cat merged/hello && overfall umount merged");
+        let log = fs::read_to_string(place.dir.join(format!("log{number}")))?;
+        assert!(log.contains("LOOKUP /hello: ok"), "{call}: {log}");
+    }
+    place.until_no_server();
+    DONE
+}
+
+/// mount(8) would wait for the mount's end; whoever calls fuse-overlayfs wants that.
+fn debug_without_a_file(place: &Place) -> Verdict {
+    let said = place.shell("mount.fuse.overfall x merged -o $O,debug");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("`debug`"), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    place.ok("overfall umount merged");
+    let said = place.shell(
+        "fuse-overlayfs -o $O,debug merged & \
+         until test -e merged/hello; do sleep 0.05; done; kill -0 $! && umount merged && wait $!",
+    );
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("LOOKUP /hello: ok"), "{said:?}");
+    place.until_no_server();
     DONE
 }
 

@@ -123,6 +123,11 @@ fn run(args: &Args, backend: Backend) -> Result<()> {
     if args.fake {
         return check_layers(&options, &args.target);
     }
+    if options.serving.debug && options.serving.log.is_none() {
+        // mount(8) waits for us, and who starts a machine for mount(8).
+        options.serving.debug = false;
+        log::warn!("`debug` is passed over: it needs `log=FILE` here");
+    }
     mount::carry(
         Overlay::from_options(options, &args.target).backend(backend),
         false,

@@ -173,7 +173,6 @@ fn is_for_fuse(name: &[u8]) -> bool {
         "blkdev",
         "clone_fd",
         "congestion_threshold",
-        "debug",
         "direct_io",
         "entry_timeout",
         "group_id",
@@ -273,6 +272,11 @@ mod tests {
         for wrong in ["timeout=-1", "timeout=x", "threaded=2", "fsync=2"] {
             assert!(Foreign::read([OsStr::new(wrong)]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn debug_is_ours() {
+        assert!(read("lowerdir=/a,debug,log=/l").options.serving.debug);
     }
 
     #[test]
