@@ -158,6 +158,11 @@ fn seconds(value: &[u8]) -> Option<Timeout> {
     })
 }
 
+/// Whether this is one of the names that only this reader takes.
+pub(super) fn is_foreign(name: &[u8]) -> bool {
+    name == b"threaded" || is_for_fuse(name)
+}
+
 /// The words of libfuse, and of the kernel's FUSE as the mount table shows them: how a server of
 /// theirs shares the work with the kernel. Ours has its own ways.
 fn is_for_fuse(name: &[u8]) -> bool {

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::escape::{split, unescape};
+use super::foreign::is_foreign;
 use super::nearest::nearest;
 use super::words::{FLAGS, Word, is_for_fstab};
 use super::{Fsync, Label, Options};
@@ -116,6 +117,12 @@ impl Reader {
     /// `context=LABEL`. Later ones win.
     fn label(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<()> {
         let value = needed(name, value)?;
+        if value.starts_with(b"\"") {
+            return Err(refused(format!(
+                "`{}` begins with a quote; only mount helpers take them, in pairs; a `,` is written `\\,`",
+                show(name)
+            )));
+        }
         let plain = unescape(value).and_then(|plain| String::from_utf8(plain).ok());
         let plain = plain.filter(|plain| !plain.contains(['"', '\0']));
         let value = plain.ok_or_else(|| wrong(name, Some(value), "a label"))?;
@@ -245,6 +252,10 @@ pub(super) fn show(bytes: &[u8]) -> String {
 pub(super) fn unknown(item: &[u8], after_directory: bool) -> Error {
     let error = refused(format!("unknown option `{}`", show(halves(item).0)));
     match nearest(halves(item).0) {
+        _ if is_foreign(halves(item).0) => error.remedy(
+            "mount helpers take it, by the names `fuse-overlayfs` and `overfall-mount`; here leave \
+             it out",
+        ),
         Some(name) => error.remedy(format!("perhaps `{name}` is meant")),
         None if after_directory => error.remedy("a `,` in a directory's name is written `\\,`"),
         None => error,

@@ -198,6 +198,33 @@ fn what_the_server_tells_and_may_do() {
 }
 
 #[test]
+fn what_only_helpers_take_is_said_to_be_so() {
+    for option in [
+        "threaded=0",
+        "ino32",
+        "auto_unmount",
+        "max_idle_threads=10",
+        "big_writes",
+        "lazytime",
+        "subtype=x",
+    ] {
+        let said = refusal(&format!("lowerdir=/a,{option}"));
+        assert!(said.contains("by the names `fuse-overlayfs`"), "{said}");
+        assert!(!said.contains(r"`\,`"), "{said}");
+    }
+    for (option, hint) in [
+        ("passthrough", "`passthrough` needs a value"),
+        ("fsync=0", "one of auto, strict"),
+        ("timeout=1.5", "a whole number of seconds"),
+        (r#"context="a,b""#, r"written `\,`"),
+    ] {
+        let said = refusal(&format!("lowerdir=/a,{option}"));
+        assert!(said.contains(hint), "{said}");
+    }
+    assert!(refusal("lowerdir=/a,b").contains(r"written `\,`"));
+}
+
+#[test]
 fn fuse_names_what_it_lacks() {
     let lacking = |text: &str| parse(&format!("lowerdir=/a,{text}")).unsupported_by_fuse();
     assert_eq!(
