@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 pub use foreign::Foreign;
 pub use layers::{check_layers, check_layers_for_kernel};
+pub(crate) use nearest::is_near;
 pub use serving::Serving;
 pub use shown::{IdMap, Records, Shown};
 pub use tuning::{Readdirplus, Threads, Timeout, Tuning};

@@ -167,6 +167,26 @@ fn wrong_calls(place: &Place) -> Verdict {
         ("fuse-overlayfs merged", 2, "no lower directory"),
         ("fuse-overlayfs -o $O a b merged", 2, "merged"),
         ("overfall-mount -o $O,nosuch merged", 2, "unknown option"),
+        // What is nearly a command isn't the source of a mount.
+        ("overfall mout $PWD/merged -o $O", 2, "mean `mount`?"),
+        (
+            "overfall mount --bakend fuse -o $O merged",
+            2,
+            "mean `--backend`?",
+        ),
+        (
+            "overfall mount -o $O --backend foo merged",
+            2,
+            "auto, native",
+        ),
+        ("overfall mount", 2, "<TARGET>; see --help"),
+        ("overfall umount a b", 2, "'b' found; see --help"),
+        ("overfall --help >/dev/full", 2, "writing to stdout"),
+        (
+            "mount.overfall --version >/dev/full",
+            1,
+            "writing to stdout",
+        ),
     ];
     for (call, code, word) in calls {
         let said = place.shell(call);

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use super::role::FuseProgram;
-use super::{first_line, mount, start_log};
+use super::{FAILED, mount, not_taken, start_log};
 use crate::options::{Foreign, Options, check_layers};
 use crate::say::say;
-use crate::{Backend, Error, Overlay, Result, union};
+use crate::{Backend, Overlay, Result, union};
 
 /// Mount an overlay, called as fuse-overlayfs is
 ///
@@ -48,14 +48,13 @@ pub(super) fn main(arguments: Vec<OsString>, program: FuseProgram) -> ExitCode {
             start_log(if args.debug { 3 } else { 0 });
             run(args, program)
         }
-        Err(error) if !error.use_stderr() => error.exit(),
-        Err(error) => Err(Error::usage("reading the arguments").because(first_line(&error))),
+        Err(error) => return not_taken(&error, FAILED),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(error);
-            ExitCode::from(2)
+            ExitCode::from(FAILED)
         }
     }
 }

@@ -18,8 +18,8 @@ mod vagga;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-
 use log::LevelFilter;
 
 use crate::say::say;
@@ -71,6 +71,9 @@ impl From<BackendArg> for Backend {
     }
 }
 
+/// The exit code for bad input and a refusing system.
+const FAILED: u8 = 2;
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -79,7 +82,10 @@ pub fn main() -> ExitCode {
         role::Role::MountHelper(backend) => return mount_helper::main(arguments, backend),
         role::Role::FuseProgram(program) => return fuse_program::main(arguments, program),
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return not_taken(&error, FAILED),
+    };
     start_log(cli.verbose);
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
@@ -94,7 +100,7 @@ pub fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error: Error| {
         say(error);
-        ExitCode::from(2)
+        ExitCode::from(FAILED)
     })
 }
 
@@ -113,29 +119,63 @@ fn print(text: &str) -> crate::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::system("writing to stdout").because(error.to_string()))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(not_written(&error)),
         _ => Ok(()),
+    }
+}
+
+fn not_written(error: &std::io::Error) -> Error {
+    Error::system("writing to stdout").because(error.to_string())
+}
+
+/// Ends as a command line asks for that clap doesn't take: with the help that is wanted, or with a
+/// line about what is wrong.
+fn not_taken(error: &clap::Error, code: u8) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                say(not_written(&error));
+                ExitCode::from(code)
+            }
+            _ => ExitCode::SUCCESS,
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // It is all on stderr.
+            let _ = error.print();
+            ExitCode::from(code)
+        }
+        _ => {
+            say(first_line(error));
+            ExitCode::from(code)
+        }
     }
 }
 
 /// What is wrong with a command line, without the usage that follows.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    let line = line.strip_prefix("error: ").unwrap_or(line);
-    match error.kind() {
-        // What is missing stands on the next lines.
-        clap::error::ErrorKind::MissingRequiredArgument => {
-            let missing: Vec<_> = text
-                .lines()
-                .skip(1)
-                .map(str::trim)
-                .take_while(|line| !line.is_empty())
-                .collect();
-            format!("{line} {}", missing.join(" "))
-        }
-        _ => line.to_owned(),
+    // What is missing, and which values there are, stands on lines of their own.
+    let about = text.lines().map(str::trim);
+    let about: Vec<_> = about.take_while(|line| !line.is_empty()).collect();
+    let about = about.join(" ");
+    let about = about.strip_prefix("error: ").unwrap_or(&about);
+    match suggestion(error) {
+        Some(meant) => format!("{about}; did you mean `{meant}`?"),
+        None => format!("{about}; see --help"),
+    }
+}
+
+/// What was perhaps meant.
+fn suggestion(error: &clap::Error) -> Option<&str> {
+    let kinds = [
+        ContextKind::SuggestedSubcommand,
+        ContextKind::SuggestedArg,
+        ContextKind::SuggestedValue,
+    ];
+    match kinds.into_iter().find_map(|kind| error.get(kind))? {
+        ContextValue::String(one) => Some(one),
+        // The nearest is the last.
+        ContextValue::Strings(all) => all.last().map(String::as_str),
+        _ => None,
     }
 }

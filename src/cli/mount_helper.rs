@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sched::{CloneFlags, setns};
 
-use super::{first_line, mount, start_log};
+use super::{mount, not_taken, start_log};
 use crate::error::{Class, Context};
 use crate::options::{Foreign, MountFlags, check_layers};
 use crate::say::say;
@@ -74,11 +74,7 @@ struct Args {
 pub(super) fn main(arguments: Vec<OsString>, backend: Backend) -> ExitCode {
     let args = match Args::try_parse_from(arguments) {
         Ok(args) => args,
-        Err(error) if !error.use_stderr() => error.exit(),
-        Err(error) => {
-            say(first_line(&error));
-            return ExitCode::from(WRONG_CALL);
-        }
+        Err(error) => return not_taken(&error, WRONG_CALL),
     };
     start_log(u8::from(args.verbose));
     match run(&args, backend) {

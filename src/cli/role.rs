@@ -7,6 +7,7 @@ use clap::CommandFactory;
 
 use super::Cli;
 use crate::Backend;
+use crate::options::is_near;
 
 /// What the program is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Role {
 }
 
 /// mount.fuse3 runs `PROGRAM SOURCE TARGET -o OPTIONS`, in this order. None of our commands takes
-/// that.
+/// that. A command that is one slip away is refused as a command: a mount wasn't asked for.
 fn is_from_mount_fuse(arguments: &[OsString]) -> bool {
     let [_, source, target, dash_o, _] = arguments else {
         return false;
@@ -54,9 +55,11 @@ fn is_from_mount_fuse(arguments: &[OsString]) -> bool {
     dash_o == "-o"
         && !is_flag(source)
         && !is_flag(target)
-        && !Cli::command()
-            .get_subcommands()
-            .any(|command| OsStr::new(command.get_name()) == source)
+        && !Cli::command().get_subcommands().any(|command| {
+            let name = command.get_name().as_bytes();
+            let source = source.as_encoded_bytes();
+            name == source || is_near(source, name)
+        })
 }
 
 #[cfg(test)]
@@ -92,6 +95,9 @@ mod tests {
         for commands in [
             "overfall run cc -o out",
             "overfall moutn -o x m",
+            "overfall mout /m -o x",
+            "overfall umuont /m -o x",
+            "overfall lst /m -o x",
             "overfall umount m -o x",
             "overfall -v m -o x",
         ] {

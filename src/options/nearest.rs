@@ -36,7 +36,8 @@ pub(super) fn nearest(name: &[u8]) -> Option<&'static str> {
     NAMES.iter().find(near).copied()
 }
 
-fn is_near(one: &[u8], two: &[u8]) -> bool {
+/// Whether two words differ by one letter, or by two that changed places.
+pub(crate) fn is_near(one: &[u8], two: &[u8]) -> bool {
     let same = |mut pairs: std::iter::Zip<std::slice::Iter<'_, u8>, std::slice::Iter<'_, u8>>| {
         pairs.all(|(a, b)| a == b)
     };
