@@ -153,6 +153,26 @@ pub(crate) fn layers_are_shown_outside(project: &Project) {
     project.nothing_is_left();
 }
 
+pub(crate) fn a_plain_container_is_shown_elsewhere(project: &Project) {
+    project.write("vagga.yaml", TWO);
+    project.built_by_vagga("base", "");
+    project.sh("mkdir here").good();
+    let in_its_place = project.vagga(&["_mount", "base"]).refused();
+    assert!(in_its_place.contains("plain directory"), "{in_its_place}");
+    let shown = project.vagga(&["_mount", "base", "here"]);
+    if shown.err.contains("FUSE") {
+        skip(format!("no FUSE outside of namespaces here: {}", shown.err));
+    }
+    shown.good();
+    assert_eq!(project.sh("cat here/etc/file").good(), "base\n");
+    assert_ne!(project.sh("echo x > here/etc/file").code, Some(0));
+    let program = project.dir.parent().unwrap().join("overfall");
+    project
+        .sh(&format!("{} umount here", program.display()))
+        .good();
+    project.nothing_is_left();
+}
+
 pub(crate) fn nobody_writes_through_a_flattened_tree(project: &Project) {
     project.write("vagga.yaml", TWO);
     project.built_by_vagga("base", "");
