@@ -173,6 +173,29 @@ pub(crate) fn a_plain_container_is_shown_elsewhere(project: &Project) {
     project.nothing_is_left();
 }
 
+pub(crate) fn the_last_build_s_layers_are_told(project: &Project) {
+    project.write("vagga.yaml", TWO);
+    project.built_by_vagga("base", "");
+    let told = || project.vagga(&["_steps", "app"]).good();
+    assert!(!told().contains("built"), "{}", told());
+    let build = ["_build", "--cache-each-step", "--backend", "fuse"];
+    project
+        .vagga(&[&build[..], &["--overlay", "app"]].concat())
+        .good();
+    let laid = told();
+    assert_eq!(laid.matches("built").count(), 3, "{laid}");
+    // A copy is in the first layer of the other way to build it.
+    project.sh("rm -r .vagga/app .vagga/.roots/app.*").good();
+    project.vagga(&[&build[..], &["app"]].concat()).good();
+    let copied = told();
+    assert_eq!(copied.matches("built").count(), 3, "{copied}");
+    assert!(
+        copied.contains("KiB") && !laid.contains("KiB"),
+        "{laid}{copied}"
+    );
+    project.nothing_is_left();
+}
+
 pub(crate) fn nobody_writes_through_a_flattened_tree(project: &Project) {
     project.write("vagga.yaml", TWO);
     project.built_by_vagga("base", "");

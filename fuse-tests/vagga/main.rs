@@ -38,7 +38,7 @@ modules! {
     layers:
         a_container_on_another_copies_nothing, what_lies_below_can_t_be_cleaned,
         layers_in_volumes, layers_are_shown_outside, a_plain_container_is_shown_elsewhere,
-        nobody_writes_through_a_flattened_tree;
+        the_last_build_s_layers_are_told, nobody_writes_through_a_flattened_tree;
     wrong:
         bad_input_is_one_line_and_code_2, an_unknown_step_stops_before_anything,
         the_kernel_s_support_is_told;

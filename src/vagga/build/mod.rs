@@ -12,6 +12,7 @@ mod plan;
 mod session;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 
@@ -127,18 +128,38 @@ pub struct StepState {
     pub layer: Option<Layer>,
 }
 
-/// The steps of a container, the first one first, each with its layer of `--cache-each-step`.
+/// The steps of a container, the first one first, each with its layer of `--cache-each-step`: of
+/// the last build, whether or not that was one with `overlay`.
 ///
 /// The calling process must have one thread, and is in the container's namespaces afterwards.
 pub fn steps(project: &Project, name: &str) -> Result<Vec<StepState>> {
     let plan = Plan::of(project, name)?;
-    let options = BuildOptions {
-        cache_each_step: true,
-        ..BuildOptions::default()
+    let session = |overlay| {
+        let options = BuildOptions {
+            cache_each_step: true,
+            overlay,
+            ..BuildOptions::default()
+        };
+        Session::prepare_to_look(project, &plan, options)
     };
-    let session = Session::prepare_to_look(project, &plan, options)?;
+    let (as_written, laid) = (session(false)?, session(true)?);
     enter(Standing::of_self(), &plan.maps.identity())?;
-    session.states()
+    let states = as_written.states()?;
+    // `--overlay` makes other layers. It needs those of the container below, which may be gone.
+    let laid = laid.states().unwrap_or_else(|error| {
+        log::debug!("{error}");
+        Vec::new()
+    });
+    Ok(match unused_for(&laid) < unused_for(&states) {
+        true => laid,
+        false => states,
+    })
+}
+
+/// How long ago a build last had to do with one of these layers.
+fn unused_for(states: &[StepState]) -> Duration {
+    let layers = states.iter().filter_map(|state| state.layer.as_ref());
+    layers.map(Layer::unused_for).min().unwrap_or(Duration::MAX)
 }
 
 /// Where the layers of a project are.
