@@ -105,6 +105,63 @@ pub(crate) fn every_kind_of_step(project: &Project) {
     project.nothing_is_left();
 }
 
+const SPECIAL: &str = r#"
+containers:
+  app:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Sh "mkdir -m 777 /out; grep -c : /proc/net/dev > /out/devices"
+    - !RunAs
+      user-id: 1
+      external-user-id: 0
+      group-id: 4
+      supplementary-gids: [7]
+      script: "id -u > /out/shown; id -G >> /out/shown; echo mine > /work/mine; stat -c '%u %g' /work >> /out/shown"
+    - !RunAs {user-id: 3, external-user-id: 5, script: "echo of5 > /out/of5; ! chown 7 /out/of5"}
+    - !RunAs {external-user-id: 5, script: "echo $(id -u) > /out/root"}
+    - !RunAs
+      isolate-network: true
+      script: "grep -c : /proc/net/dev > /out/alone; cat /sys/class/net/lo/flags >> /dev/null; ping -c 1 -W 2 127.0.0.1 >> /out/alone"
+    - !Sh "cd /out; stat -c '%n %u %g' shown of5 root /work/mine > owners"
+"#;
+
+pub(crate) fn a_step_as_somebody_else_or_without_a_network(project: &Project) {
+    project.write("vagga.yaml", SPECIAL);
+    project.pack_base();
+    project.build(&[], "app").good();
+    let out = |name: &str| project.read(&format!(".vagga/app/out/{name}"));
+    // The group is the container's, the user's number a fake one; nobody else has a number.
+    assert_eq!(out("shown"), "1\n4 7\n1 0\n");
+    assert_eq!(out("root"), "0\n");
+    assert_eq!(
+        out("owners"),
+        "shown 0 4\nof5 5 0\nroot 5 0\n/work/mine 0 4\n"
+    );
+    // Outside it is the user's own file.
+    let owners = project.sh("stat -c %u mine .").good();
+    let owners: Vec<&str> = owners.lines().collect();
+    assert_eq!(owners[0], owners[1]);
+    let alone = out("alone");
+    assert!(alone.starts_with("1\n"), "{alone}");
+    assert!(alone.contains("1 packets received"), "{alone}");
+    for (setting, part) in [
+        ("external-user-id: 7000000", "external-user-id: 7000000"),
+        ("group-id: 7000000", "group-id: 7000000"),
+    ] {
+        let text = format!(
+            "containers:\n  app:\n    setup:\n    - !Sh touch /work/ran\n    - !RunAs {{{setting}, script: x}}\n"
+        );
+        project.write("vagga.yaml", &text);
+        let line = project.build(&[], "app").refused();
+        assert!(
+            line.contains("vagga.yaml:5:7") && line.contains(part),
+            "{line}"
+        );
+    }
+    assert!(!project.exists("ran"));
+    project.nothing_is_left();
+}
+
 const FAILING: &str = "
 containers:
   base: {setup: [!Tar {url: ./base.tar.gz}]}

@@ -31,7 +31,7 @@ modules! {
         a_kept_copy_is_continued, one_is_cleaned_and_the_other_lives, only_the_dead_are_cleaned,
         a_killed_run_leaves_nothing;
     build:
-        every_kind_of_step, a_failed_build_goes_on_where_it_failed, a_changed_step_runs_again,
+        every_kind_of_step, a_step_as_somebody_else_or_without_a_network, a_failed_build_goes_on_where_it_failed, a_changed_step_runs_again,
         a_built_container_has_vagga_s_layout, a_killed_build_leaves_nothing, two_builds_at_once,
         a_shell_in_the_failed_state;
     database: a_database_is_started_twice_at_once;

@@ -61,17 +61,21 @@ impl Init {
             .and_then(|()| SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC))
             .map_err(|errno| failed("waiting for signals", errno))?;
         let terminal = self.terminal;
+        let (wearer, helper) = self.command.disguise()?.unzip();
         let command = process::fork(move || {
             if terminal == Terminal::OfCommand {
                 // Both may fail when the terminal is going away; the command will notice.
                 let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
                 let _ = tcsetpgrp(std::io::stdin(), getpid());
             }
-            let (error, code) = self.command.become_it(&self.mask);
+            let (error, code) = self.command.become_it(&self.mask, wearer);
             eprintln!("overfall: {error}");
             code
         })
         .map_err(|errno| Error::system("starting the command").errno(errno))?;
+        if let Some(helper) = helper {
+            helper.help(command)?;
+        }
         let watched = Watched { command, terminal };
         watched.wait(channel, &signals)
     }

@@ -18,9 +18,7 @@ use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 use super::action::{Action, RunAs};
 use super::plan::{Context, Finish, LAYOUT};
 use super::{archive, copy};
-use crate::container::{
-    Access, Command, Content, Credentials, Ended, Memory, Place, Root, Standing, launch,
-};
+use crate::container::{Access, Command, Content, Ended, Memory, Place, Root, Standing, launch};
 use crate::error::Context as _;
 use crate::sys::{from_nix, process};
 use crate::vagga::project::Project;
@@ -75,11 +73,9 @@ impl Site<'_> {
                 let words = words.iter().map(OsString::from).collect();
                 self.run(words, "/work".as_ref(), None, context)
             }
-            Action::RunAs(RunAs {
-                who,
-                directory,
-                script: text,
-            }) => self.run(script(text), directory, Some(who.clone()), context),
+            Action::RunAs(step) => {
+                self.run(script(&step.script), &step.directory, Some(step), context)
+            }
             Action::Tar(tar) => {
                 let mut file = open(fetched, &tar.archive.url)?;
                 self.change("unpacking", context, || {
@@ -169,7 +165,7 @@ impl Site<'_> {
         &self,
         words: Vec<OsString>,
         directory: &Path,
-        who: Option<Credentials>,
+        special: Option<&RunAs>,
         context: &Context,
     ) -> Result<()> {
         let env = context
@@ -180,8 +176,8 @@ impl Site<'_> {
         let mut command = Command::new(words)
             .environment(env)
             .directory(directory.to_path_buf());
-        if let Some(who) = who {
-            command = command.credentials(who);
+        if let Some(step) = special {
+            command = command.credentials(step.who.clone()).network(step.network);
         }
         command.check()?;
         let places = self.places(context)?;

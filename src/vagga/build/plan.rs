@@ -25,6 +25,7 @@ use super::action::{Action, Written};
 use super::contents::Contents;
 use super::files;
 use crate::Result;
+use crate::container::Credentials;
 use crate::steps::Digest;
 use crate::vagga::config::{Config, Container};
 use crate::vagga::idmaps::{self, Maps};
@@ -141,6 +142,7 @@ struct Draft {
     finish: Finish,
     /// What steps that change no files have said.
     pending: Contents,
+    maps: Maps,
 }
 
 impl Planner<'_> {
@@ -168,10 +170,12 @@ impl Planner<'_> {
                 ..Finish::default()
             },
             pending: Contents::new(),
+            maps,
         };
         self.add_all(&mut draft, container, None)?;
         self.trail.pop();
 
+        let maps = draft.maps.clone();
         let mut contents = Contents::new();
         contents.field("users", maps.users.to_text().as_bytes());
         contents.field("groups", maps.groups.to_text().as_bytes());
@@ -270,6 +274,7 @@ impl Planner<'_> {
         files::digest(&mut contents, self.project, &written.action)?;
         let context = draft.context.clone();
         match &written.action {
+            Action::RunAs(run) => draft.has_ids_for(&run.who, &written.pos)?,
             Action::CacheDirs(caches) => draft.context.caches.extend(caches.clone()),
             Action::EnsureDir(path) => draft.finish.ensured.push(path.clone()),
             Action::EmptyDir(path) => draft.finish.emptied.push(path.clone()),
@@ -343,6 +348,31 @@ impl Planner<'_> {
 }
 
 impl Draft {
+    /// Refuses a user or a group that nobody can become in the container.
+    fn has_ids_for(&self, who: &Credentials, pos: &Pos) -> Result<()> {
+        let user = match who.external {
+            Some(external) => ("external-user-id", external, &self.maps.users),
+            None => ("user-id", who.user, &self.maps.users),
+        };
+        let groups = std::iter::once(("group-id", who.group)).chain(
+            who.others
+                .iter()
+                .map(|group| ("supplementary-gids", *group)),
+        );
+        let groups = groups.map(|(setting, group)| (setting, group, &self.maps.groups));
+        match std::iter::once(user)
+            .chain(groups)
+            .find(|(_, id, map)| !map.has(*id))
+        {
+            None => Ok(()),
+            Some((setting, id, _)) => Err(pos
+                .error(format!("`{setting}: {id}` is none of the container's ids"))
+                .remedy(
+                    "`uids` and `gids` have to name it, and /etc/subuid and /etc/subgid to give it",
+                )),
+        }
+    }
+
     /// What is left for the end, with its bytes.
     fn finish_with_bytes(&mut self) -> Finish {
         let mut finish = std::mem::take(&mut self.finish);
