@@ -170,3 +170,69 @@ pub(crate) fn nobody_writes_through_a_flattened_tree(project: &Project) {
     assert_eq!(project.read(".vagga/app/etc/file"), "base\ny\n");
     assert_eq!(project.read(".vagga/app/new/n"), "n\n");
 }
+
+const ELSEWHERE: &str = "
+containers:
+  conf:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Sh mkdir /d; ln -s /etc/more.yaml /d/vagga.yaml
+    - !Sh echo removed > /etc/more.yaml
+    - !Text
+        /etc/real.yaml: |
+          mixins: [more.yaml]
+          containers: {}
+        /etc/more.yaml: |
+          containers:
+            part: {setup: [!Sh echo part > /part, !Sh cat /part > /again]}
+            wrong:
+              setup:
+              - !Nonsense
+  app:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Env {A: b}
+    - !SubConfig {source: !Container conf, path: etc/real.yaml, container: part}
+    - !Sh cat /again > /last
+  by-link: {setup: [!Tar {url: ./base.tar.gz}, !SubConfig {source: !Container conf, path: d/vagga.yaml, container: part}]}
+  bad: {setup: [!SubConfig {source: !Container conf, path: etc/real.yaml, container: wrong}]}
+  gone: {setup: [!SubConfig {source: !Container conf, path: no.yaml, container: part}]}
+";
+
+/// `!SubConfig` of a container, which is built first; of layers or not.
+pub(crate) fn a_configuration_in_a_container(project: &Project) {
+    project.write("vagga.yaml", ELSEWHERE);
+    project.pack_base();
+    let refused = project.vagga(&["_steps", "app"]).refused();
+    assert!(
+        refused.contains("vagga.yaml:22:7") && refused.contains("overfall vagga _build conf"),
+        "{refused}"
+    );
+    for options in [
+        &["--layered", "--cache-each-step"][..],
+        &["--cache-each-step", "--force"],
+    ] {
+        project.build(options, "conf").good();
+        let layered = options.contains(&"--layered");
+        assert_eq!(project.names(".vagga/conf").is_empty(), layered);
+        project.build(&["--force"], "app").good();
+        assert_eq!(project.read(".vagga/app/last"), "part\n");
+        // An absolute link leads to the container's own file.
+        project.build(&[], "by-link").good();
+        assert_eq!(project.read(".vagga/by-link/again"), "part\n");
+        let line = project.build(&[], "bad").refused();
+        assert!(
+            line.contains("/root/etc/more.yaml:5:7: the step `!Nonsense`"),
+            "{line}"
+        );
+        let line = project.build(&[], "gone").refused();
+        assert!(line.contains("/root/no.yaml: "), "{line}");
+        project.nothing_is_left();
+    }
+    project
+        .sh("rm .vagga/conf; mv .vagga/.roots .vagga/gone")
+        .good();
+    project.build(&[], "app").good();
+    assert_eq!(project.read(".vagga/app/last"), "part\n");
+    assert!(project.exists(".vagga/conf/etc/real.yaml"));
+}

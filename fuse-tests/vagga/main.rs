@@ -37,7 +37,7 @@ modules! {
     database: a_database_is_started_twice_at_once;
     layers:
         a_container_on_another_copies_nothing, what_lies_below_can_t_be_cleaned,
-        layers_in_volumes, layers_are_shown_outside, nobody_writes_through_a_flattened_tree;
+        layers_in_volumes, a_configuration_in_a_container, layers_are_shown_outside, nobody_writes_through_a_flattened_tree;
     wrong:
         bad_input_is_one_line_and_code_2, an_unknown_step_stops_before_anything,
         the_kernel_s_support_is_told;

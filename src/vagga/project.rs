@@ -160,17 +160,6 @@ impl Root {
         Ok(format!("{} {}", self.name().display(), meta.ino()))
     }
 
-    /// The directory with the container's files, where there is a plain one.
-    pub(super) fn tree_for_reading(&self) -> Result<PathBuf> {
-        match self.layers() {
-            None => Ok(self.tree()),
-            Some(_) => Err(Error::usage("looking into the container")
-                .at(&self.dir)
-                .because("it was built with --layered, so there is no plain directory of it")
-                .remedy("build it without --layered")),
-        }
-    }
-
     /// The directory with the container's files; of one that is made of layers an empty one.
     pub fn tree(&self) -> PathBuf {
         self.dir.join("root")

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub(super) use stage::Stage;
-use tree::Tree;
+pub(super) use tree::Tree;
 
 use super::config::Container;
 use super::environ::{Wishes, environment};

@@ -5,6 +5,7 @@ mod archive;
 mod commit;
 mod contents;
 mod copy;
+mod elsewhere;
 mod files;
 mod filter;
 mod perform;
@@ -60,8 +61,17 @@ pub enum Built {
 /// The calling process must have one thread. It stays where it is: each container is built by a
 /// child in namespaces of its own.
 pub fn build(project: &Project, name: &str, options: BuildOptions) -> Result<Built> {
-    let plan = Plan::of(project, name)?;
+    let plan = Plan::of(
+        project,
+        name,
+        Some(&|plan| build_base(project, plan, options)),
+    )?;
     build_plan(project, &plan, options, false)
+}
+
+/// Builds what another container needs of it, where it isn't built.
+fn build_base(project: &Project, plan: &Plan, options: BuildOptions) -> Result<Built> {
+    build_plan(project, plan, options, true)
 }
 
 fn build_plan(
@@ -71,7 +81,7 @@ fn build_plan(
     is_base: bool,
 ) -> Result<Built> {
     if let Some(Base::Ours(base)) = &plan.base
-        && build_plan(project, base, options, true)? == Built::Failed
+        && build_base(project, base, options)? == Built::Failed
     {
         return Ok(Built::Failed);
     }
@@ -130,7 +140,7 @@ pub struct StepState {
 ///
 /// The calling process must have one thread, and is in the container's namespaces afterwards.
 pub fn steps(project: &Project, name: &str) -> Result<Vec<StepState>> {
-    let plan = Plan::of(project, name)?;
+    let plan = Plan::of(project, name, None)?;
     let options = BuildOptions {
         cache_each_step: true,
         ..BuildOptions::default()

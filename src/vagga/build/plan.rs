@@ -23,14 +23,14 @@ use std::path::{Path, PathBuf};
 
 use super::action::{Action, Written};
 use super::contents::Contents;
-use super::files;
+use super::{Built, commit, elsewhere, files};
 use crate::Result;
 use crate::container::Credentials;
 use crate::steps::Digest;
 use crate::vagga::config::{Config, Container};
 use crate::vagga::idmaps::{self, Maps};
-use crate::vagga::project::Project;
-use crate::vagga::yaml::Pos;
+use crate::vagga::project::{Project, Root};
+use crate::vagga::yaml::{Node, Pos};
 
 /// A container to be built.
 #[derive(Debug)]
@@ -100,9 +100,13 @@ impl Base {
 impl Plan {
     /// For the container of this name and those that it begins with. Reads every step, and every
     /// file of the project that one of them copies or depends on.
-    pub(super) fn of(project: &Project, name: &str) -> Result<Self> {
+    ///
+    /// A container whose configuration is needed is built by `build`, where it isn't; without
+    /// `build` that is an error.
+    pub(super) fn of(project: &Project, name: &str, build: Option<Build<'_>>) -> Result<Self> {
         let plan = Planner {
             project,
+            build,
             trail: Vec::new(),
         }
         .plan(name)?;
@@ -128,8 +132,12 @@ impl Plan {
     }
 }
 
+/// Builds a container that another one needs before it can be planned.
+pub(super) type Build<'b> = &'b dyn Fn(&Plan) -> Result<Built>;
+
 struct Planner<'p> {
     project: &'p Project,
+    build: Option<Build<'p>>,
     /// The containers that are being planned, to notice a circle.
     trail: Vec<String>,
 }
@@ -145,7 +153,7 @@ struct Draft {
     maps: Maps,
 }
 
-impl Planner<'_> {
+impl<'p> Planner<'p> {
     fn plan(&mut self, name: &str) -> Result<Plan> {
         let container = self.project.config().container(name)?;
         if self.trail.iter().any(|known| known == name) {
@@ -172,7 +180,7 @@ impl Planner<'_> {
             pending: Contents::new(),
             maps,
         };
-        self.add_all(&mut draft, container, None)?;
+        self.add_all(&mut draft, &container.setup, None)?;
         self.trail.pop();
 
         let maps = draft.maps.clone();
@@ -206,15 +214,9 @@ impl Planner<'_> {
     }
 
     /// `number` is that of the step which these steps stand in for.
-    fn add_all(
-        &mut self,
-        draft: &mut Draft,
-        container: &Container,
-        number: Option<usize>,
-    ) -> Result<()> {
+    fn add_all(&mut self, draft: &mut Draft, setup: &[Node], number: Option<usize>) -> Result<()> {
         // All of them, before anything is done for one.
-        let steps = container
-            .setup
+        let steps = setup
             .iter()
             .map(Written::read)
             .collect::<Result<Vec<_>>>()?;
@@ -228,22 +230,27 @@ impl Planner<'_> {
         match &written.action {
             Action::Container(base) => self.begin_with(draft, base, &written.pos),
             Action::SubConfig(sub) => {
-                let dir = match &sub.source {
-                    None => self.project.dir().to_path_buf(),
-                    Some(name) => self.project.built(name)?.tree_for_reading()?,
-                };
-                let file = dir.join(&sub.path);
-                let config = Config::read(file.parent().unwrap_or(&dir), Some(&file))?;
-                if self.trail.len() > 16 {
+                const DEEPEST: usize = 16;
+                if self.trail.len() > DEEPEST {
                     return Err(written
                         .pos
                         .error("configurations take steps from each other"));
                 }
+                let setup = match &sub.source {
+                    None => {
+                        let file = self.project.dir().join(&sub.path);
+                        let dir = file.parent().unwrap_or(self.project.dir());
+                        let config = Config::read(dir, Some(&file))?;
+                        config.container(&sub.container)?.setup.clone()
+                    }
+                    Some(name) => {
+                        let root = self.source(name, &written.pos)?;
+                        elsewhere::setup_in(self.project, &root, sub)?
+                    }
+                };
                 self.trail
-                    .push(format!("{}:{}", file.display(), sub.container));
-                let outcome = config
-                    .container(&sub.container)
-                    .and_then(|container| self.add_all(draft, container, Some(number)));
+                    .push(format!("{}:{}", sub.path.display(), sub.container));
+                let outcome = self.add_all(draft, &setup, Some(number));
                 self.trail.pop();
                 outcome
             }
@@ -290,15 +297,45 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// The built container `name`, in which a configuration is.
+    fn source(&mut self, name: &str, pos: &Pos) -> Result<Root> {
+        self.known(name, pos)?;
+        let built = self.project.built(name).ok();
+        if let Some(root) = built.filter(|root| !root.is_ours()) {
+            return Ok(root);
+        }
+        let plan = self.plan(name)?;
+        if !commit::is_there(self.project, &plan, None)? {
+            let built = match self.build {
+                Some(build) => build(&plan)?,
+                None => {
+                    return Err(pos
+                        .error(format!(
+                            "`{name}`, which has the configuration, isn't built"
+                        ))
+                        .remedy(format!("overfall vagga _build {name}")));
+                }
+            };
+            if built == Built::Failed {
+                return Err(pos.error(format!(
+                    "`{name}`, which has the configuration, couldn't be built"
+                )));
+            }
+        }
+        self.project.root(&plan.root_name())
+    }
+
+    /// The container `name` of `vagga.yaml`.
+    fn known(&self, name: &str, pos: &Pos) -> Result<&'p Container> {
+        let found = self.project.config().container(name);
+        found.map_err(|error| pos.error(error.why().unwrap_or("not there").to_owned()))
+    }
+
     fn begin_with(&mut self, draft: &mut Draft, name: &str, pos: &Pos) -> Result<()> {
         if draft.base.is_some() || !draft.steps.is_empty() {
             return Err(pos.error("`!Container` comes before every step that changes files"));
         }
-        let container = self
-            .project
-            .config()
-            .container(name)
-            .map_err(|error| pos.error(error.why().unwrap_or("not there").to_owned()))?;
+        let container = self.known(name, pos)?;
         let built = self.project.built(name).ok();
         draft.base = Some(match built.filter(|root| !root.is_ours()) {
             Some(root) => {
