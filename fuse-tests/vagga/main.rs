@@ -25,7 +25,8 @@ macro_rules! modules {
 modules! {
     run:
         the_root_is_read_only, volumes_are_there, what_the_environment_is,
-        a_writable_root_leaves_the_base_alone, the_end_of_the_command_is_passed_on,
+        a_writable_root_leaves_the_base_alone, settings_are_followed, an_outdated_container_is_told,
+        the_end_of_the_command_is_passed_on,
         snapshots_are_apart, a_snapshot_is_bounded;
     transient:
         a_kept_copy_is_continued, one_is_cleaned_and_the_other_lives, only_the_dead_are_cleaned,

@@ -85,9 +85,11 @@ impl Project {
         let ids = self.user.become_id.map(|id| (id, id));
         let mut command = command_as(ids, program);
         command.current_dir(&self.dir).stdin(Stdio::null());
-        for name in ["TERM", "OVERFALL_LOG"] {
+        for name in ["TERM", "OVERFALL_LOG", "VAGGA_SETTINGS"] {
             command.env_remove(name);
         }
+        // Where vagga's settings are.
+        command.env("HOME", self.dir.join("home"));
         command
     }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 pub(super) use fields::Fields;
-pub(super) use load::{is_plain_relative, load};
+pub(super) use load::{is_plain_relative, load, load_text};
 
 use crate::Error;
 

@@ -62,7 +62,7 @@ fn download(project: &Project, archive: &Archive) -> Result<PathBuf> {
         .unwrap_or_else(|| hex(&Sha256::digest(url.as_bytes())));
     let name = url.rsplit('/').find(|part| !part.is_empty());
     let name = format!("{}-{}", &sum[..8], name.unwrap_or("file.bin"));
-    let dir = project.storage().join(".cache/downloads");
+    let dir = project.cache()?.join("downloads");
     let path = dir.join(&name);
     if path.exists() {
         return Ok(path);

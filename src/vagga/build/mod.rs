@@ -8,6 +8,7 @@ mod copy;
 mod elsewhere;
 mod files;
 mod filter;
+mod outdated;
 mod perform;
 mod plan;
 mod session;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 pub(super) use commit::sweep;
+pub(super) use outdated::tell_if_outdated;
 use plan::{Base, Plan};
 use session::Session;
 
@@ -66,6 +68,12 @@ pub fn build(project: &Project, name: &str, options: BuildOptions) -> Result<Bui
         name,
         Some(&|plan| build_base(project, plan, options)),
     )?;
+    if plan.maps.are_single() {
+        log::warn!(
+            "this user has no ids in /etc/subuid and /etc/subgid: everything in the container \
+             belongs to root"
+        );
+    }
     build_plan(project, &plan, options, false)
 }
 
@@ -92,6 +100,7 @@ fn build_plan(
         commit::link(project, plan)?;
         return Ok(Built::Already);
     }
+    project.make_storage()?;
     // Whatever has to be fetched, and the base's lock, from outside.
     let session = Session::prepare(project, plan, options, forced)?;
     let parent = nix::unistd::getpid();

@@ -168,13 +168,13 @@ impl Site<'_> {
         special: Option<&RunAs>,
         context: &Context,
     ) -> Result<()> {
-        let env = context
-            .environ
-            .iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect();
+        let outside: Vec<_> = std::env::vars_os().collect();
+        let mut env: BTreeMap<OsString, OsString> =
+            self.project.settings().proxies(&outside).cloned().collect();
+        let steps = context.environ.iter();
+        env.extend(steps.map(|(key, value)| (key.into(), value.into())));
         let mut command = Command::new(words)
-            .environment(env)
+            .environment(env.into_iter().collect())
             .directory(directory.to_path_buf());
         if let Some(step) = special {
             command = command.credentials(step.who.clone()).network(step.network);
@@ -250,7 +250,7 @@ impl Site<'_> {
             .caches
             .iter()
             .map(|(place, name)| {
-                let source = self.project.storage().join(".cache").join(name);
+                let source = self.project.cache()?.join(name);
                 fs::create_dir_all(&source).map_err(|error| {
                     Error::system("making the directory of a cache")
                         .at(&source)

@@ -104,19 +104,12 @@ impl Plan {
     /// A container whose configuration is needed is built by `build`, where it isn't; without
     /// `build` that is an error.
     pub(super) fn of(project: &Project, name: &str, build: Option<Build<'_>>) -> Result<Self> {
-        let plan = Planner {
+        Planner {
             project,
             build,
             trail: Vec::new(),
         }
-        .plan(name)?;
-        if plan.maps.are_single() {
-            log::warn!(
-                "this user has no ids in /etc/subuid and /etc/subgid: everything in the container \
-                 belongs to root"
-            );
-        }
-        Ok(plan)
+        .plan(name)
     }
 
     /// What `.vagga/.roots/NAME.` ends with.
