@@ -1,6 +1,7 @@
 //! `_build`: the steps, the cache of each, and what a build leaves.
 
 use std::process::Stdio;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -331,6 +332,59 @@ pub(crate) fn a_killed_build_leaves_nothing(project: &Project) {
         .filter(|name| name.starts_with('.'))
         .collect();
     assert_eq!(left, [""; 0]);
+}
+
+/// Whatever it is at; what it leaves for the next one is whole.
+pub(crate) fn builds_killed_at_any_moment_leave_nothing(project: &Project) {
+    const TURNS: u32 = 6;
+    let steps = "
+containers:
+  app:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Sh echo 1 > /1
+    - !Sh cat /1 /1 > /2; rm -r /var
+    - !Copy {source: /work/vagga.yaml, path: /copied}
+";
+    project.write("vagga.yaml", steps);
+    project.pack_base();
+    let start = Instant::now();
+    project.build(&["--cache-each-step"], "app").good();
+    let (whole, wanted) = (start.elapsed(), project.picture(".vagga/app/"));
+    for turn in 0..TURNS {
+        // Half of them take what those before them have made.
+        let force: &[&str] = match turn % 2 {
+            0 => &["--cache-each-step", "--force"],
+            _ => &["--cache-each-step"],
+        };
+        let gone = "rm -rf .vagga/app; mv .vagga/.roots/app.* .vagga/gone 2>/dev/null || true";
+        project.sh(gone).good();
+        let mut child = project
+            .build_command(force, "app")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole * (turn * 5 % TURNS) * 11 / (TURNS * 10));
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+        eventually("everything has gone", || project.processes().is_empty());
+        assert_eq!(project.mounts(), [""; 0], "turn {turn}");
+        assert_eq!(project.names(".vagga/.layers/new"), [""; 0], "turn {turn}");
+        assert_eq!(project.names(".vagga/.mnt"), [""; 0], "turn {turn}");
+        let roots = project.names(".vagga/.roots");
+        let partial: Vec<&String> = roots.iter().filter(|name| name.starts_with('.')).collect();
+        assert_eq!(partial, [""; 0], "turn {turn}");
+        if project.exists(".vagga/app/copied") {
+            assert_eq!(project.picture(".vagga/app/"), wanted, "turn {turn}");
+        }
+        project
+            .sh("rm -rf .vagga/gone || unshare -r --map-auto rm -rf .vagga/gone")
+            .good();
+    }
+    project.build(&["--cache-each-step"], "app").good();
+    assert_eq!(project.picture(".vagga/app/"), wanted);
+    project.nothing_is_left();
 }
 
 pub(crate) fn two_builds_at_once(project: &Project) {

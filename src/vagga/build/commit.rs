@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use nix::unistd::Pid;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 
 use super::BuildOptions;
 use super::plan::Plan;
@@ -75,16 +76,24 @@ const OURS: &str = ".overfall-";
 
 /// Removes what builds have left that were killed while they put a container into its place.
 pub(in crate::vagga) fn sweep(roots: &Path) {
+    sweep_if(roots, is_gone);
+}
+
+/// As [`sweep`], of one build, which is known to have ended.
+pub(super) fn sweep_after(roots: &Path, build: Pid) {
+    let build = build.to_string();
+    sweep_if(roots, |process| process == build);
+}
+
+fn sweep_if(roots: &Path, is_wanted: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(roots).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some((_, process)) = name.to_str().and_then(|name| name.rsplit_once(OURS)) else {
             continue;
         };
-        let process = process.strip_suffix(".old").unwrap_or(process);
-        let gone = process
-            .parse::<u32>()
-            .is_ok_and(|process| !Path::new(&format!("/proc/{process}")).exists());
-        if gone && let Err(error) = remove_unless_used(&entry.path()) {
+        if is_wanted(process.strip_suffix(".old").unwrap_or(process))
+            && let Err(error) = remove_unless_used(&entry.path())
+        {
             log::info!("{error}");
         }
     }
@@ -128,17 +137,21 @@ fn fill(
     )
 }
 
-/// Puts `new` where `place` is; what was there goes.
+/// Puts `new` where `place` is; what was there goes. At every moment there is one or the other.
 fn swap(new: &Path, place: &Path) -> Result<()> {
     let mut old = new.as_os_str().to_os_string();
     old.push(".old");
     let old = PathBuf::from(old);
     remove(&old)?;
-    match fs::rename(place, &old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(place)(error)),
-        _ => {}
+    match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
+        Ok(()) => fs::rename(new, &old).map_err(failed(new))?,
+        Err(Errno::NOENT) => return fs::rename(new, place).map_err(failed(place)),
+        // A file system that can't exchange.
+        Err(_) => {
+            fs::rename(place, &old).map_err(failed(place))?;
+            fs::rename(new, place).map_err(failed(place))?;
+        }
     }
-    fs::rename(new, place).map_err(failed(place))?;
     if let Err(error) = remove_unless_used(&old) {
         log::warn!("what was there before stays until it isn't used any more: {error}");
     }
@@ -194,8 +207,33 @@ pub(super) fn link(project: &Project, plan: &Plan) -> Result<()> {
     if fs::read_link(&link).is_ok_and(|now| now == target) {
         return Ok(());
     }
-    let temporary = vagga.join(format!(".{}.{}.tmp", plan.name, std::process::id()));
+    let prefix = format!(".{}.", plan.name);
+    sweep_links(&vagga, &prefix);
+    let temporary = vagga.join(format!("{prefix}{}{LINK}", std::process::id()));
     let _ = fs::remove_file(&temporary);
     symlink(&target, &temporary).map_err(failed(&temporary))?;
     fs::rename(&temporary, &link).map_err(failed(&link))
+}
+
+/// What the name of a link ends with that isn't in its place yet.
+const LINK: &str = ".tmp";
+
+/// Removes links of builds that were killed before they had put them into their place.
+fn sweep_links(vagga: &Path, prefix: &str) {
+    for entry in fs::read_dir(vagga).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(prefix)?.strip_suffix(LINK));
+        if process.is_some_and(is_gone) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether `process` is the number of a process that there isn't.
+pub(super) fn is_gone(process: &str) -> bool {
+    process
+        .parse::<u32>()
+        .is_ok_and(|process| !Path::new(&format!("/proc/{process}")).exists())
 }

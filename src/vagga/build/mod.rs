@@ -8,6 +8,7 @@ mod copy;
 mod elsewhere;
 mod files;
 mod filter;
+mod janitor;
 mod outdated;
 mod perform;
 mod plan;
