@@ -46,6 +46,30 @@ pub(crate) fn a_container_on_another_copies_nothing(project: &Project) {
     project.nothing_is_left();
 }
 
+/// `overlay: true` of the container does what `--overlay` does.
+pub(crate) fn the_setting_overlay_is_followed(project: &Project) {
+    let by = match project.means {
+        "kernel" => "native",
+        "fuse" => "fuse",
+        _ => skip("an overlay is asked for"),
+    };
+    let text = TWO.replace("  app:\n", "  app:\n    overlay: true\n");
+    project.write("vagga.yaml", &text);
+    project.built_by_vagga(
+        "base",
+        "dd if=/dev/zero of=$R/large bs=1M count=20 2>/dev/null",
+    );
+    let words = ["_build", "--layered", "--cache-each-step", "--backend", by];
+    project.vagga(&[&words[..], &["app"]].concat()).good();
+    let used = project.sh("du -sm .vagga/.layers | cut -f1").good();
+    assert!(used.trim().parse::<u32>().unwrap() < 10, "{used} MiB");
+    let out = project.run(&[], "stat -c %s /large; cat /var/v").good();
+    assert_eq!(out, "20971520\nv\n");
+    let steps = project.vagga(&["_steps", "app"]).good();
+    assert_eq!(steps.matches(" built ").count(), 3, "{steps}");
+    project.nothing_is_left();
+}
+
 fn sorted(text: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     lines.sort_unstable();
@@ -232,4 +256,23 @@ pub(crate) fn a_configuration_in_a_container(project: &Project) {
     project.build(&[], "app").good();
     assert_eq!(project.read(".vagga/app/last"), "part\n");
     assert!(project.exists(".vagga/conf/etc/real.yaml"));
+}
+
+const TWINS: &str = "
+containers:
+  app: {setup: [!Tar {url: ./base.tar.gz}, !Sh echo same > /same]}
+  twin: {setup: [!Tar {url: ./base.tar.gz}, !Sh echo same > /same]}
+";
+
+/// Of the same steps: one that stays layers keeps what the other needs no more.
+pub(crate) fn a_build_leaves_another_s_layers_alone(project: &Project) {
+    project.write("vagga.yaml", TWINS);
+    project.pack_base();
+    project.build(&["--layered"], "app").good();
+    project.build(&[], "twin").good();
+    assert_eq!(project.read(".vagga/twin/same"), "same\n");
+    assert_eq!(project.run(&[], "cat /same").good(), "same\n");
+    project.vagga(&["_clean", "--layers", "--unused"]).good();
+    assert_eq!(project.run(&["-W"], "cat /same").good(), "same\n");
+    project.nothing_is_left();
 }

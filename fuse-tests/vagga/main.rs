@@ -37,9 +37,10 @@ modules! {
         a_shell_in_the_failed_state;
     database: a_database_is_started_twice_at_once;
     layers:
-        a_container_on_another_copies_nothing, what_lies_below_can_t_be_cleaned,
-        layers_in_volumes, a_configuration_in_a_container, layers_are_shown_outside, nobody_writes_through_a_flattened_tree;
+        a_container_on_another_copies_nothing, the_setting_overlay_is_followed, what_lies_below_can_t_be_cleaned,
+        layers_in_volumes, a_configuration_in_a_container, a_build_leaves_another_s_layers_alone,
+        layers_are_shown_outside, nobody_writes_through_a_flattened_tree;
     wrong:
         bad_input_is_one_line_and_code_2, an_unknown_step_stops_before_anything,
-        the_kernel_s_support_is_told;
+        the_kernel_s_support_is_told, support_that_can_t_be_tried_is_code_2;
 }

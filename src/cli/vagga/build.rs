@@ -64,13 +64,17 @@ pub(super) fn build(args: &BuildArgs) -> Result<ExitCode> {
 /// Show the steps of a container and what is cached of them
 #[derive(Debug, clap::Args)]
 pub(super) struct StepsArgs {
+    /// Those of a build with --overlay
+    #[arg(long)]
+    overlay: bool,
+
     /// The container's name in vagga.yaml
     container: String,
 }
 
 pub(super) fn steps(args: &StepsArgs) -> Result<ExitCode> {
     let project = super::project()?;
-    let states = vagga::steps(&project, &args.container)?;
+    let states = vagga::steps(&project, &args.container, args.overlay)?;
     let mut text = format!(
         "{:>10} {:>7} {:>5} {:<6} STEP\n",
         "SIZE", "FILES", "AGE", ""

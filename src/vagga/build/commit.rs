@@ -14,6 +14,7 @@ use super::plan::Plan;
 use crate::error::Context;
 use crate::steps::{Stack, StepCache};
 use crate::sys::Errno;
+use crate::vagga::clean::layers_of_containers;
 use crate::vagga::marker::{self, Marker};
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
@@ -179,18 +180,19 @@ fn remove(path: &Path) -> Result<()> {
         .map_err(|errno| Error::system("removing a directory").at(path).errno(errno))
 }
 
-/// Removes the layer of a build that doesn't cache: everything of it is in the plain directory.
+/// Removes the layer of a build that doesn't cache: everything of it is in the plain directory. One
+/// that a container is made of stays, as do those of other builds.
 fn forget(project: &Project, stack: &Stack) -> Result<()> {
     let cache = super::cache(project)?;
     let ours: Vec<_> = stack.layers().iter().map(|layer| layer.0).collect();
-    let others: Vec<_> = cache
-        .layers()?
-        .into_iter()
-        .map(|layer| layer.digest)
-        .filter(|digest| !ours.contains(digest))
-        .collect();
+    let needed = || {
+        let mut needed = layers_of_containers(project)?;
+        let all = cache.layers()?.into_iter().map(|layer| layer.digest);
+        needed.extend(all.filter(|digest| !ours.contains(digest)));
+        Ok(needed)
+    };
     cache
-        .remove_unused(&others, Duration::ZERO, crate::steps::Removal::Real)
+        .remove_unneeded(&needed, Duration::ZERO, crate::steps::Removal::Real)
         .map(drop)
 }
 

@@ -146,13 +146,15 @@ pub struct StepState {
     pub layer: Option<Layer>,
 }
 
-/// The steps of a container, the first one first, each with its layer of `--cache-each-step`.
+/// The steps of a container, the first one first, each with its layer of `--cache-each-step`. With
+/// `overlay`, those of a build that was told so.
 ///
 /// The calling process must have one thread, and is in the container's namespaces afterwards.
-pub fn steps(project: &Project, name: &str) -> Result<Vec<StepState>> {
+pub fn steps(project: &Project, name: &str, overlay: bool) -> Result<Vec<StepState>> {
     let plan = Plan::of(project, name, None)?;
     let options = BuildOptions {
         cache_each_step: true,
+        overlay,
         ..BuildOptions::default()
     };
     let session = Session::prepare_to_look(project, &plan, options)?;
