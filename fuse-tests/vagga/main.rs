@@ -27,7 +27,7 @@ modules! {
         the_root_is_read_only, volumes_are_there, what_the_environment_is,
         a_writable_root_leaves_the_base_alone, settings_are_followed, an_outdated_container_is_told,
         the_end_of_the_command_is_passed_on,
-        snapshots_are_apart, a_snapshot_is_bounded;
+        snapshots_are_apart, a_snapshot_is_bounded, a_volume_says_who_carries_it;
     transient:
         a_kept_copy_is_continued, one_is_cleaned_and_the_other_lives, only_the_dead_are_cleaned,
         a_killed_run_leaves_nothing, runs_killed_at_any_moment_leave_nothing;

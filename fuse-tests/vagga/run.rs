@@ -266,6 +266,35 @@ pub(crate) fn snapshots_are_apart(project: &Project) {
     eventually("both have gone", || project.processes().is_empty());
 }
 
+/// `overlay` of a volume is stronger than `--overlay`.
+pub(crate) fn a_volume_says_who_carries_it(project: &Project) {
+    project.write(
+        "vagga.yaml",
+        &format!(
+            "containers: {{app: {{volumes: {{/data: !Snapshot {{overlay: {}}}}}}}}}\n",
+            project.means
+        ),
+    );
+    project.built_by_vagga("app", "mkdir $R/data; echo d > $R/data/d");
+    let other = match project.means {
+        "copy" => "auto",
+        _ => "copy",
+    };
+    let script = "cat /data/d; echo x > /data/x; ls /data";
+    let words = ["_run", "--overlay", other, "app", "sh", "-ec", script];
+    let mut command = project.vagga_command(&words);
+    let out = command.env("OVERFALL_LOG", "info").output().unwrap();
+    assert_eq!(out.stdout, b"d\nd\nx\n", "{out:?}");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let line = said.lines().find(|line| line.contains("/data: snapshot, "));
+    assert!(
+        line.is_some_and(|line| line.ends_with(project.means)),
+        "{said}"
+    );
+    assert_eq!(project.names(".vagga/app/data"), ["d"]);
+    project.nothing_is_left();
+}
+
 pub(crate) fn a_snapshot_is_bounded(project: &Project) {
     with_volumes(project);
     // FUSE forgets a removed file moments later, and its space is taken until then.
