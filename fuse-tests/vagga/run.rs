@@ -220,6 +220,13 @@ pub(crate) fn an_outdated_container_is_told(project: &Project) {
             "{line}"
         );
     }
+    // The same content again, from before.
+    project.sh("mkdir d; mv dep d/two; printf one > dep").good();
+    assert_eq!(said("ours"), "");
+    project.sh("cp -p d/two dep2; mv dep2 dep").good();
+    assert!(said("ours").contains("overfall vagga _build ours"));
+    project.sh("rm dep").good();
+    assert!(said("ours").contains("overfall vagga _build ours"));
     project.write(".vagga.settings.yaml", "version-check: false\n");
     assert_eq!(said("ours"), "");
     project.sh("rm .vagga.settings.yaml").good();

@@ -23,6 +23,7 @@ pub struct Project {
     dir: PathBuf,
     config: Config,
     settings: Settings,
+    read_at: SystemTime,
 }
 
 impl Project {
@@ -30,6 +31,7 @@ impl Project {
     /// `vagga.yaml`, in it or in its `.vagga`, or a local one.
     pub fn find(start: &Path) -> Result<Self> {
         let step = "looking for the project";
+        let read_at = SystemTime::now();
         let start = fs::canonicalize(start)
             .map_err(|error| Error::usage(step).at(start).because(error.to_string()))?;
         for dir in start.ancestors() {
@@ -43,6 +45,7 @@ impl Project {
                     dir: dir.to_path_buf(),
                     config: Config::read(dir, main.as_deref())?,
                     settings: Settings::of_user(dir)?,
+                    read_at,
                 });
             }
         }
@@ -75,6 +78,11 @@ impl Project {
         } else {
             self.vagga_dir()
         }
+    }
+
+    /// When its files were read. What was changed later isn't known.
+    pub(super) fn read_at(&self) -> SystemTime {
+        self.read_at
     }
 
     /// Vagga's settings for it.

@@ -58,6 +58,7 @@ pub(super) fn commit(
     remove(&temporary)?;
     fs::create_dir(&temporary).map_err(failed(&temporary))?;
     let outcome = fill(&temporary, &cache, stack, options.layered, below)
+        .map(|()| marker::set_stamp(&temporary, project.read_at()))
         .and_then(|()| swap(&temporary, &roots.join(plan.root_name())));
     if outcome.is_err() {
         // The error that is told is the first one.
