@@ -31,8 +31,10 @@ impl Janitor {
     /// yet.
     pub(super) fn start(project: &Project) -> Result<Self> {
         let step = "starting the build's janitor";
-        let (wait, release) =
-            std::io::pipe().map_err(|error| Error::system(step).because(error.to_string()))?;
+        let failed = |error: std::io::Error| Error::system(step).because(error.to_string());
+        let (mut wait, release) = std::io::pipe().map_err(failed)?;
+        // Closed by it when it has its namespace.
+        let (mut ready, busy) = std::io::pipe().map_err(failed)?;
         let build = getpid();
         process::fork(|| {
             // What the build mounts ends with the build's own namespace.
@@ -46,13 +48,14 @@ impl Janitor {
             process::close_others(&[wait.as_fd()]);
             silence();
             let mut said = Vec::new();
-            let mut wait = wait;
             if wait.read_to_end(&mut said).is_ok() && said.is_empty() {
                 tidy(project, build);
             }
             0
         })
         .context(step, project.dir())?;
+        drop(busy);
+        ready.read_to_end(&mut Vec::new()).map_err(failed)?;
         Ok(Self { release })
     }
 
