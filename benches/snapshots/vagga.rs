@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Outcome, median, timed};
+use super::{Outcome, Times, median, timed};
 
 const VERSION: &str = ".vagga/.roots/app.0123abcd";
 const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
@@ -50,14 +50,14 @@ impl Project {
     }
 
     /// `_run -W app true`, start and end.
-    pub(crate) fn run(&self, overlay: &str, times: usize) -> Outcome<Duration> {
+    pub(crate) fn run(&self, overlay: &str, times: Times) -> Outcome<Duration> {
         median(times, || {
             timed(|| self.vagga(&["_run", "-W", "--overlay", overlay, "app", "/bin/true"]))
         })
     }
 
     /// The build of a container that is on `app` and has nothing more.
-    pub(crate) fn container_step(&self, options: &[&str], times: usize) -> Outcome<Duration> {
+    pub(crate) fn container_step(&self, options: &[&str], times: Times) -> Outcome<Duration> {
         median(times, || {
             let words = [&["_build", "--force"], options, &["on-it"]].concat();
             let time = timed(|| self.vagga(&words))?;

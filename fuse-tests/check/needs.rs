@@ -7,7 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{
-    OVERFALL, Scratch, cause, check_inside, check_overlay_inside, may_unshare, path, refuse, report,
+    OVERFALL, Scratch, cause, check_inside, check_overlay_inside, may_unshare, path, refuse,
+    release, report,
 };
 
 #[test]
@@ -184,5 +185,137 @@ fn remedies_are_the_distribution_s() {
         let remedy = report["remedy"].as_str().expect("a remedy");
         assert!(remedy.contains(part), "{release}: {remedy}");
         assert!(!report["instead"].as_str().expect("what works").is_empty());
+    }
+}
+
+/// Begins the words of a command that runs as a plain user; none where the suite does.
+fn as_plain_user() -> Vec<String> {
+    const NOBODY_S: &str = "54321";
+    if !rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    [
+        "setpriv",
+        "--reuid",
+        NOBODY_S,
+        "--regid",
+        NOBODY_S,
+        "--clear-groups",
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
+/// Runs `words` as a plain user, in a directory of the user's.
+fn plainly(words: &[&str]) -> Command {
+    let mut all = as_plain_user();
+    all.extend(words.iter().map(ToString::to_string));
+    let mut command = Command::new(&all[0]);
+    command.args(&all[1..]);
+    command
+}
+
+/// What a plain user does in a namespace of one's own before the check, how the check is called, and
+/// where in its report which cause is.
+const PLAIN_CAUSES: [(&str, &str, &str, &str); 6] = [
+    (
+        "echo 0 > /proc/sys/user/max_user_namespaces",
+        "setpriv --bounding-set=-sys_admin PROGRAM check --json",
+        "/cause",
+        "user_namespaces_used_up",
+    ),
+    (
+        "mkdir l u w m; mount -t overlay none -o userxattr,lowerdir=l,upperdir=u,workdir=w m",
+        "PROGRAM check --json --upper m",
+        "/cause",
+        "upper_file_system",
+    ),
+    (
+        "mkdir fl fu fw fm; fuse-overlayfs -o lowerdir=fl,upperdir=fu,workdir=fw fm",
+        "PROGRAM check --json --upper fm",
+        "/cause",
+        "upper_file_system",
+    ),
+    (
+        "mkdir small; mount -t tmpfs none -o size=64k,nr_inodes=20 small",
+        "PROGRAM check --json --upper small",
+        "/cause",
+        "upper_full",
+    ),
+    (
+        "mount -t tmpfs none /dev; : > /dev/null",
+        "PROGRAM check --json",
+        "/fuse/cause",
+        "no_fuse_device",
+    ),
+    (
+        "mount -t tmpfs none /dev; : > /dev/null; : > /dev/fuse; chmod 0 /dev/fuse",
+        "setpriv --bounding-set=-all PROGRAM check --json",
+        "/fuse/cause",
+        "fuse_device_closed",
+    ),
+];
+
+#[test]
+fn a_plain_user_is_told_the_same_causes() {
+    const NOT_HERE: i32 = 9;
+    let program = plain_copy();
+    let own = program.path().join("own");
+    fs::create_dir(&own).expect("a directory");
+    if let Some(id) = as_plain_user().get(2) {
+        let id = id.parse().ok();
+        std::os::unix::fs::chown(&own, id, id).expect("its owner");
+    }
+    if !plainly(&["unshare", "-Urm", "true"])
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("skipped: no user namespaces for a plain user here");
+        return;
+    }
+    for (first, how, place, wanted) in PLAIN_CAUSES {
+        let how = how.replace("PROGRAM", path(&program.path().join("overfall")));
+        let script = format!("({first}) >why 2>&1 || exit {NOT_HERE}; exec {how}");
+        // A server that is started goes with its pid namespace.
+        let namespaces = ["unshare", "-Urmpf", "--mount-proc", "sh", "-ec", &script];
+        let mut command = plainly(&namespaces);
+        let output = command.current_dir(&own).output().expect("unshare runs");
+        if output.status.code() == Some(NOT_HERE) {
+            let why = fs::read_to_string(own.join("why")).unwrap_or_default();
+            eprintln!("skipped: {first}: {}", why.trim());
+            continue;
+        }
+        let (_, report) = report(output);
+        let cause = report.pointer(place).and_then(Value::as_str);
+        // Before Linux 5.11 that is what is wrong with every overlay.
+        if release::running() < (5, 11) && place == "/cause" {
+            assert!(
+                [Some("not_in_user_namespaces"), Some(wanted)].contains(&cause),
+                "{first}: {report}"
+            );
+        } else {
+            assert_eq!(cause, Some(wanted), "{first}: {report}");
+        }
+    }
+}
+
+#[test]
+fn a_plain_user_is_told_of_a_seccomp_filter() {
+    if !rustix::process::geteuid().is_root() || !may_unshare() {
+        eprintln!("skipped: only root takes a filter and another user after it");
+        return;
+    }
+    let program = plain_copy();
+    let copy = program.path().join("overfall");
+    for refused in [
+        &[libc::SYS_unshare][..],
+        &[libc::SYS_mount, libc::SYS_fsconfig],
+    ] {
+        let calls = refused.iter().map(|call| (*call, Vec::new()));
+        let output = refuse::refusing(calls, rustix::io::Errno::PERM, || {
+            plainly(&[path(&copy), "check", "--json"]).output()
+        });
+        let (code, report) = report(output.expect("the check runs"));
+        assert_eq!((code, &report["cause"]), (1, &"seccomp".into()), "{report}");
     }
 }

@@ -1,6 +1,7 @@
 //! `_build`: the steps, the cache of each, and what a build leaves.
 
 use std::process::Stdio;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -105,6 +106,63 @@ pub(crate) fn every_kind_of_step(project: &Project) {
     project.nothing_is_left();
 }
 
+const SPECIAL: &str = r#"
+containers:
+  app:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Sh "mkdir -m 777 /out; grep -c : /proc/net/dev > /out/devices"
+    - !RunAs
+      user-id: 1
+      external-user-id: 0
+      group-id: 4
+      supplementary-gids: [7]
+      script: "id -u > /out/shown; id -G >> /out/shown; echo mine > /work/mine; stat -c '%u %g' /work >> /out/shown"
+    - !RunAs {user-id: 3, external-user-id: 5, script: "echo of5 > /out/of5; ! chown 7 /out/of5"}
+    - !RunAs {external-user-id: 5, script: "echo $(id -u) > /out/root"}
+    - !RunAs
+      isolate-network: true
+      script: "grep -c : /proc/net/dev > /out/alone; cat /sys/class/net/lo/flags >> /dev/null; ping -c 1 -W 2 127.0.0.1 >> /out/alone"
+    - !Sh "cd /out; stat -c '%n %u %g' shown of5 root /work/mine > owners"
+"#;
+
+pub(crate) fn a_step_as_somebody_else_or_without_a_network(project: &Project) {
+    project.write("vagga.yaml", SPECIAL);
+    project.pack_base();
+    project.build(&[], "app").good();
+    let out = |name: &str| project.read(&format!(".vagga/app/out/{name}"));
+    // The group is the container's, the user's number a fake one; nobody else has a number.
+    assert_eq!(out("shown"), "1\n4 7\n1 0\n");
+    assert_eq!(out("root"), "0\n");
+    assert_eq!(
+        out("owners"),
+        "shown 0 4\nof5 5 0\nroot 5 0\n/work/mine 0 4\n"
+    );
+    // Outside it is the user's own file.
+    let owners = project.sh("stat -c %u mine .").good();
+    let owners: Vec<&str> = owners.lines().collect();
+    assert_eq!(owners[0], owners[1]);
+    let alone = out("alone");
+    assert!(alone.starts_with("1\n"), "{alone}");
+    assert!(alone.contains("1 packets received"), "{alone}");
+    for (setting, part) in [
+        ("external-user-id: 7000000", "external-user-id: 7000000"),
+        ("group-id: 7000000", "group-id: 7000000"),
+    ] {
+        let text = format!(
+            "containers:\n  app:\n    setup:\n    - !Sh touch /work/ran\n    - !RunAs {{{setting}, script: x}}\n"
+        );
+        project.write("vagga.yaml", &text);
+        let line = project.build(&[], "app").refused();
+        assert!(
+            line.contains("vagga.yaml:5:7") && line.contains(part),
+            "{line}"
+        );
+    }
+    assert!(!project.exists("ran"));
+    project.nothing_is_left();
+}
+
 const FAILING: &str = "
 containers:
   base: {setup: [!Tar {url: ./base.tar.gz}]}
@@ -140,19 +198,16 @@ pub(crate) fn a_failed_build_goes_on_where_it_failed(project: &Project) {
     assert_eq!(project.read("ran"), "1\n2\n3\n3\n3\n4\n");
     assert_eq!(project.read(".vagga/app/4"), "1\n");
     let out = project.vagga(&["_steps", "app"]).good();
-    // Without `overlay` in vagga.yaml, the steps that are shown are those on a copy.
-    if project.means == "copy" {
-        // The last build took the first two steps from the cache.
-        let rows: Vec<&str> = out.lines().collect();
-        assert!(
-            rows[1].contains(" hit ") && rows[1].contains("2 !Sh echo 1"),
-            "{out}"
-        );
-        assert!(
-            rows[3].contains(" built ") && rows[4].contains(" built "),
-            "{out}"
-        );
-    }
+    // The last build took the first two steps from the cache.
+    let rows: Vec<&str> = out.lines().collect();
+    assert!(
+        rows[1].contains(" hit ") && rows[1].contains("2 !Sh echo 1"),
+        "{out}"
+    );
+    assert!(
+        rows[3].contains(" built ") && rows[4].contains(" built "),
+        "{out}"
+    );
     // Nothing has changed: no step runs, the container stays.
     let before = project.picture(".vagga/app/");
     project.build(&["--cache-each-step"], "app").good();
@@ -274,6 +329,59 @@ pub(crate) fn a_killed_build_leaves_nothing(project: &Project) {
         .filter(|name| name.starts_with('.'))
         .collect();
     assert_eq!(left, [""; 0]);
+}
+
+/// Whatever it is at; what it leaves for the next one is whole.
+pub(crate) fn builds_killed_at_any_moment_leave_nothing(project: &Project) {
+    const TURNS: u32 = 6;
+    let steps = "
+containers:
+  app:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Sh echo 1 > /1
+    - !Sh cat /1 /1 > /2; rm -r /var
+    - !Copy {source: /work/vagga.yaml, path: /copied}
+";
+    project.write("vagga.yaml", steps);
+    project.pack_base();
+    let start = Instant::now();
+    project.build(&["--cache-each-step"], "app").good();
+    let (whole, wanted) = (start.elapsed(), project.picture(".vagga/app/"));
+    for turn in 0..TURNS {
+        // Half of them take what those before them have made.
+        let force: &[&str] = match turn % 2 {
+            0 => &["--cache-each-step", "--force"],
+            _ => &["--cache-each-step"],
+        };
+        let gone = "rm -rf .vagga/app; mv .vagga/.roots/app.* .vagga/gone 2>/dev/null || true";
+        project.sh(gone).good();
+        let mut child = project
+            .build_command(force, "app")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole * (turn * 5 % TURNS) * 11 / (TURNS * 10));
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+        eventually("everything has gone", || project.processes().is_empty());
+        assert_eq!(project.mounts(), [""; 0], "turn {turn}");
+        assert_eq!(project.names(".vagga/.layers/new"), [""; 0], "turn {turn}");
+        assert_eq!(project.names(".vagga/.mnt"), [""; 0], "turn {turn}");
+        let roots = project.names(".vagga/.roots");
+        let partial: Vec<&String> = roots.iter().filter(|name| name.starts_with('.')).collect();
+        assert_eq!(partial, [""; 0], "turn {turn}");
+        if project.exists(".vagga/app/copied") {
+            assert_eq!(project.picture(".vagga/app/"), wanted, "turn {turn}");
+        }
+        project
+            .sh("rm -rf .vagga/gone || unshare -r --map-auto rm -rf .vagga/gone")
+            .good();
+    }
+    project.build(&["--cache-each-step"], "app").good();
+    assert_eq!(project.picture(".vagga/app/"), wanted);
+    project.nothing_is_left();
 }
 
 pub(crate) fn two_builds_at_once(project: &Project) {

@@ -46,6 +46,30 @@ pub(crate) fn a_container_on_another_copies_nothing(project: &Project) {
     project.nothing_is_left();
 }
 
+/// `overlay: true` of the container does what `--overlay` does.
+pub(crate) fn the_setting_overlay_is_followed(project: &Project) {
+    let by = match project.means {
+        "kernel" => "native",
+        "fuse" => "fuse",
+        _ => skip("an overlay is asked for"),
+    };
+    let text = TWO.replace("  app:\n", "  app:\n    overlay: true\n");
+    project.write("vagga.yaml", &text);
+    project.built_by_vagga(
+        "base",
+        "dd if=/dev/zero of=$R/large bs=1M count=20 2>/dev/null",
+    );
+    let words = ["_build", "--layered", "--cache-each-step", "--backend", by];
+    project.vagga(&[&words[..], &["app"]].concat()).good();
+    let used = project.sh("du -sm .vagga/.layers | cut -f1").good();
+    assert!(used.trim().parse::<u32>().unwrap() < 10, "{used} MiB");
+    let out = project.run(&[], "stat -c %s /large; cat /var/v").good();
+    assert_eq!(out, "20971520\nv\n");
+    let steps = project.vagga(&["_steps", "app"]).good();
+    assert_eq!(steps.matches(" built ").count(), 3, "{steps}");
+    project.nothing_is_left();
+}
+
 fn sorted(text: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     lines.sort_unstable();
@@ -212,4 +236,86 @@ pub(crate) fn nobody_writes_through_a_flattened_tree(project: &Project) {
     project.build(&["--cache-each-step"], "app").good();
     assert_eq!(project.read(".vagga/app/etc/file"), "base\ny\n");
     assert_eq!(project.read(".vagga/app/new/n"), "n\n");
+}
+
+const ELSEWHERE: &str = "
+containers:
+  conf:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Sh mkdir /d; ln -s /etc/more.yaml /d/vagga.yaml
+    - !Sh echo removed > /etc/more.yaml
+    - !Text
+        /etc/real.yaml: |
+          mixins: [more.yaml]
+          containers: {}
+        /etc/more.yaml: |
+          containers:
+            part: {setup: [!Sh echo part > /part, !Sh cat /part > /again]}
+            wrong:
+              setup:
+              - !Nonsense
+  app:
+    setup:
+    - !Tar {url: ./base.tar.gz}
+    - !Env {A: b}
+    - !SubConfig {source: !Container conf, path: etc/real.yaml, container: part}
+    - !Sh cat /again > /last
+  by-link: {setup: [!Tar {url: ./base.tar.gz}, !SubConfig {source: !Container conf, path: d/vagga.yaml, container: part}]}
+  bad: {setup: [!SubConfig {source: !Container conf, path: etc/real.yaml, container: wrong}]}
+  gone: {setup: [!SubConfig {source: !Container conf, path: no.yaml, container: part}]}
+";
+
+/// `!SubConfig` of a container, which is built first; of layers or not.
+pub(crate) fn a_configuration_in_a_container(project: &Project) {
+    project.write("vagga.yaml", ELSEWHERE);
+    project.pack_base();
+    let refused = project.vagga(&["_steps", "app"]).refused();
+    assert!(
+        refused.contains("vagga.yaml:22:7") && refused.contains("overfall vagga _build conf"),
+        "{refused}"
+    );
+    project
+        .build(&["--layered", "--cache-each-step"], "conf")
+        .good();
+    assert_eq!(project.names(".vagga/conf"), [""; 0]);
+    project.build(&[], "app").good();
+    assert_eq!(project.read(".vagga/app/last"), "part\n");
+    // An absolute link leads to the container's own file.
+    project.build(&[], "by-link").good();
+    assert_eq!(project.read(".vagga/by-link/again"), "part\n");
+    let line = project.build(&[], "bad").refused();
+    assert!(
+        line.contains("/root/etc/more.yaml:5:7: the step `!Nonsense`"),
+        "{line}"
+    );
+    let line = project.build(&[], "gone").refused();
+    assert!(line.contains("/root/no.yaml: "), "{line}");
+    project.nothing_is_left();
+    // One that isn't there is built first.
+    project
+        .sh("rm .vagga/conf; mv .vagga/.roots .vagga/gone")
+        .good();
+    project.build(&[], "app").good();
+    assert_eq!(project.read(".vagga/app/last"), "part\n");
+    assert!(project.exists(".vagga/conf/etc/real.yaml"));
+}
+
+const TWINS: &str = "
+containers:
+  app: {setup: [!Tar {url: ./base.tar.gz}, !Sh echo same > /same]}
+  twin: {setup: [!Tar {url: ./base.tar.gz}, !Sh echo same > /same]}
+";
+
+/// Of the same steps: one that stays layers keeps what the other needs no more.
+pub(crate) fn a_build_leaves_another_s_layers_alone(project: &Project) {
+    project.write("vagga.yaml", TWINS);
+    project.pack_base();
+    project.build(&["--layered"], "app").good();
+    project.build(&[], "twin").good();
+    assert_eq!(project.read(".vagga/twin/same"), "same\n");
+    assert_eq!(project.run(&[], "cat /same").good(), "same\n");
+    project.vagga(&["_clean", "--layers", "--unused"]).good();
+    assert_eq!(project.run(&["-W"], "cat /same").good(), "same\n");
+    project.nothing_is_left();
 }

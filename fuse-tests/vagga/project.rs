@@ -65,7 +65,7 @@ impl Said {
 const ROOT: &str = "\
 mkdir -p $R/bin $R/etc $R/dev $R/proc $R/sys $R/tmp $R/run $R/work $R/var/lib/data $R/usr/bin
 cp $BUSYBOX $R/bin/busybox
-for tool in sh ls cat echo id rm mkdir sleep env find grep dd cp chown chmod ln touch stat test kill mv; do
+for tool in sh ls cat echo id rm mkdir sleep env find grep dd cp chown chmod ln touch stat test kill mv ping; do
   ln -s busybox $R/bin/$tool
 done
 echo base > $R/etc/file; echo d > $R/var/lib/data/d; touch $R/etc/resolv.conf $R/etc/hosts
@@ -85,9 +85,11 @@ impl Project {
         let ids = self.user.become_id.map(|id| (id, id));
         let mut command = command_as(ids, program);
         command.current_dir(&self.dir).stdin(Stdio::null());
-        for name in ["TERM", "OVERFALL_LOG"] {
+        for name in ["TERM", "OVERFALL_LOG", "VAGGA_SETTINGS"] {
             command.env_remove(name);
         }
+        // Where vagga's settings are.
+        command.env("HOME", self.dir.join("home"));
         command
     }
 
@@ -237,8 +239,9 @@ impl Project {
     /// The mounts below the project, as this process sees them.
     pub(crate) fn mounts(&self) -> Vec<String> {
         let dir = self.dir.to_str().unwrap();
-        let table = fs::read_to_string("/proc/self/mounts").unwrap();
-        table
+        // Somebody else's may have names of any bytes.
+        let table = fs::read("/proc/self/mounts").unwrap();
+        String::from_utf8_lossy(&table)
             .lines()
             .filter(|line| line.contains(dir))
             .map(str::to_owned)

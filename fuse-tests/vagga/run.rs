@@ -128,6 +128,113 @@ pub(crate) fn a_writable_root_leaves_the_base_alone(project: &Project) {
     project.nothing_is_left();
 }
 
+const SETTINGS: &str = "\
+environ: {REPLACED: settings}
+propagate-environ: [CI_*]
+cache-dir: ~/cache
+external-volumes: {outside: HOME/outside}
+ubuntu-mirror: http://example.org/
+";
+
+pub(crate) fn settings_are_followed(project: &Project) {
+    project.write(
+        "vagga.yaml",
+        "containers:\n  app:\n    environ: {HELLO: yaml, REPLACED: yaml}\n    setup:\n    \
+         - !Tar {url: ./base.tar.gz}\n    - !Sh mkdir /c /o; echo $http_proxy > /proxy\n    \
+         - !CacheDirs {/c: by-step}\n    - !Sh echo s > /c/file\n    \
+         volumes: {/c: !CacheDir by-volume, /o: !BindRO /volumes/outside/below}\n",
+    );
+    project.pack_base();
+    let home = project.dir.join("home");
+    project
+        .sh(
+            "mkdir -p home/.config/vagga home/cache home/outside/below storage
+             echo o > home/outside/below/file",
+        )
+        .good();
+    let text = SETTINGS.replace("HOME", home.to_str().unwrap());
+    let storage = format!("storage-dir: {}\n", project.dir.join("storage").display());
+    project.write("home/.config/vagga/settings.yaml", &(text + &storage));
+    let mut build = project.build_command(&[], "app");
+    build.env("http_proxy", "proxy").env("ftp_proxy", "other");
+    assert!(build.output().unwrap().status.success());
+    // The place that the setting names, with vagga's links to and fro.
+    let name = project.dir.file_name().unwrap().to_str().unwrap();
+    let place = project.dir.join("storage").join(name);
+    let link = |path: std::path::PathBuf| std::fs::read_link(path).unwrap();
+    assert_eq!(link(project.dir.join(".vagga/.lnk")), place);
+    assert_eq!(link(place.join(".lnk")), project.dir);
+    assert!(link(project.dir.join(".vagga/app")).starts_with(".lnk/.roots"));
+    assert_eq!(project.read("home/cache/by-step/file"), "s\n");
+    let show = "echo $HELLO $REPLACED $CI_X $http_proxy; cat /proxy /o/file; echo v > /c/file";
+    let mut run = project.vagga_command(&["_run", "app", "sh", "-ec", show]);
+    run.env("CI_X", "ci").env("http_proxy", "now");
+    let out = run.output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&out.stdout),
+        "yaml settings ci now\nproxy\no\n",
+        "{out:?}"
+    );
+    assert_eq!(project.read("home/cache/by-volume/file"), "v\n");
+    project.write(".vagga.settings.yaml", "storage-dir: /\n");
+    let line = project.run(&[], "true").refused();
+    assert!(line.contains(".vagga.settings.yaml:1:1"), "{line}");
+    project.sh("rm .vagga.settings.yaml").good();
+    project.nothing_is_left();
+    // What belongs to the user's other ids goes with `.vagga`.
+    project.sh("mv storage home .vagga/").good();
+}
+
+pub(crate) fn an_outdated_container_is_told(project: &Project) {
+    let text =
+        "containers:\n  ours: {setup: [!Tar {url: ./base.tar.gz}, !Depends dep]}\n  app: {}\n";
+    project.write("vagga.yaml", text);
+    project.write("dep", "one");
+    project.pack_base();
+    project.built_by_vagga("app", "");
+    project.build(&[], "ours").good();
+    let said = |name: &str| {
+        let ran = project.vagga(&["_run", name, "echo", "runs"]);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(0), "runs\n"), "{ran:?}");
+        ran.err
+    };
+    assert_eq!((said("ours"), said("app")), (String::new(), String::new()));
+    // Vagga's are told once: whether they are outdated only vagga knows.
+    project.write(
+        "vagga.yaml",
+        &text.replace("Depends dep", "Depends vagga.yaml"),
+    );
+    let line = said("app");
+    assert!(
+        line.lines().count() == 1 && line.contains("vagga _build app"),
+        "{line}"
+    );
+    assert_eq!(said("app"), "");
+    project.write("vagga.yaml", text);
+    assert_eq!(said("ours"), "");
+    project.write("dep", "two");
+    for _ in 0..2 {
+        let line = said("ours");
+        assert!(
+            line.lines().count() == 1 && line.contains("overfall vagga _build ours"),
+            "{line}"
+        );
+    }
+    // The same content again, from before.
+    project.sh("mkdir d; mv dep d/two; printf one > dep").good();
+    assert_eq!(said("ours"), "");
+    project.sh("cp -p d/two dep2; mv dep2 dep").good();
+    assert!(said("ours").contains("overfall vagga _build ours"));
+    project.sh("rm dep").good();
+    assert!(said("ours").contains("overfall vagga _build ours"));
+    project.write(".vagga.settings.yaml", "version-check: false\n");
+    assert_eq!(said("ours"), "");
+    project.sh("rm .vagga.settings.yaml").good();
+    project.build(&[], "ours").good();
+    assert_eq!(said("ours"), "");
+    project.nothing_is_left();
+}
+
 pub(crate) fn the_end_of_the_command_is_passed_on(project: &Project) {
     project.write("vagga.yaml", "containers: {app: {}}");
     project.built_by_vagga("app", "");
@@ -173,6 +280,35 @@ pub(crate) fn snapshots_are_apart(project: &Project) {
     }
     assert_eq!(project.names(".vagga/app/data"), ["file"]);
     eventually("both have gone", || project.processes().is_empty());
+}
+
+/// `overlay` of a volume is stronger than `--overlay`.
+pub(crate) fn a_volume_says_who_carries_it(project: &Project) {
+    project.write(
+        "vagga.yaml",
+        &format!(
+            "containers: {{app: {{volumes: {{/data: !Snapshot {{overlay: {}}}}}}}}}\n",
+            project.means
+        ),
+    );
+    project.built_by_vagga("app", "mkdir $R/data; echo d > $R/data/d");
+    let other = match project.means {
+        "copy" => "auto",
+        _ => "copy",
+    };
+    let script = "cat /data/d; echo x > /data/x; ls /data";
+    let words = ["_run", "--overlay", other, "app", "sh", "-ec", script];
+    let mut command = project.vagga_command(&words);
+    let out = command.env("OVERFALL_LOG", "info").output().unwrap();
+    assert_eq!(out.stdout, b"d\nd\nx\n", "{out:?}");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let line = said.lines().find(|line| line.contains("/data: snapshot, "));
+    assert!(
+        line.is_some_and(|line| line.ends_with(project.means)),
+        "{said}"
+    );
+    assert_eq!(project.names(".vagga/app/data"), ["d"]);
+    project.nothing_is_left();
 }
 
 pub(crate) fn a_snapshot_is_bounded(project: &Project) {

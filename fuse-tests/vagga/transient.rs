@@ -1,6 +1,7 @@
 //! Writable copies: kept, cleaned, and gone after a crash.
 
 use std::process::Child;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -128,3 +129,37 @@ pub(crate) fn a_killed_run_leaves_nothing(project: &Project) {
     }
     assert_eq!(project.names(".vagga/app/var/lib/data"), ["d"]);
 }
+
+/// Whatever it is at: making its directories, mounting, running, unmounting, removing.
+pub(crate) fn runs_killed_at_any_moment_leave_nothing(project: &Project) {
+    project.write(
+        "vagga.yaml",
+        "containers: {app: {volumes: {/var/lib/data: !Snapshot }}}",
+    );
+    project.built_by_vagga("app", "");
+    let before = project.picture(".vagga/app/");
+    let script = "echo x > /var/lib/data/x; echo y >> /etc/file; rm -r /usr";
+    let start = Instant::now();
+    project.run(&["-W"], script).good();
+    let whole = start.elapsed();
+    for turn in 0..TURNS {
+        let mut child = project.start(&["-W"], script);
+        // A little longer than it takes, in steps that no other part of it follows.
+        std::thread::sleep(whole * (turn * 5 % TURNS) * 11 / (TURNS * 10));
+        kill_hard(&child);
+        child.wait().unwrap();
+        eventually("everything has gone", || {
+            project.processes().is_empty() && project.names(".vagga/.transient").is_empty()
+        });
+        assert_eq!(project.mounts(), [""; 0], "turn {turn}");
+        assert_eq!(project.names(".vagga/.mnt"), [""; 0], "turn {turn}");
+    }
+    assert_eq!(project.picture(".vagga/app/"), before);
+    let out = project
+        .run(&["-W"], "cat /etc/file; ls /var/lib/data")
+        .good();
+    assert_eq!(out, "base\nd\n");
+}
+
+/// How often something is killed.
+const TURNS: u32 = 8;

@@ -97,3 +97,11 @@ pub(crate) fn the_kernel_s_support_is_told(project: &Project) {
     let version = project.sh("uname -rv").good();
     assert_eq!(lines.next(), Some(version.trim_end()));
 }
+
+pub(crate) fn support_that_can_t_be_tried_is_code_2(project: &Project) {
+    project.write("vagga.yaml", "containers: {}");
+    // Nobody can make anything in there, root neither.
+    project.sh("ln -s /proc .vagga").good();
+    project.vagga(&["_check_overlayfs_support"]).refused();
+    project.sh("rm .vagga").good();
+}

@@ -6,10 +6,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid, execve, setgroups, setresgid, setresuid};
 
-use crate::sys::{from_nix, process};
+use super::disguise::{Helper, Wearer, disguise};
+use crate::sys::{from_nix, loopback, process};
 use crate::{Error, Result};
 
 /// A command to run in the merged tree.
@@ -20,6 +22,30 @@ pub struct Command {
     env: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     credentials: Option<Credentials>,
+    network: Network,
+}
+
+/// The network that a command sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The machine's.
+    #[default]
+    Shared,
+    /// One of its own, with nothing in it but the loopback device.
+    Isolated,
+}
+
+impl Network {
+    fn enter(self) -> Result<()> {
+        let step = "giving the command a network of its own";
+        match self {
+            Network::Shared => Ok(()),
+            Network::Isolated => unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(from_nix)
+                .and_then(|()| loopback::switch_on())
+                .map_err(|errno| Error::system(step).errno(errno)),
+        }
+    }
 }
 
 /// Who a command runs as.
@@ -31,6 +57,8 @@ pub struct Credentials {
     pub group: u32,
     /// The other groups.
     pub others: Vec<u32>,
+    /// The id that the user has for everybody else, in files and signals, where that isn't `user`.
+    pub external: Option<u32>,
 }
 
 impl Credentials {
@@ -62,6 +90,7 @@ impl Command {
             env: std::env::vars_os().collect(),
             directory: None,
             credentials: None,
+            network: Network::default(),
         }
     }
 
@@ -84,6 +113,13 @@ impl Command {
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
+        self
+    }
+
+    /// The network that it sees.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
         self
     }
 
@@ -128,12 +164,22 @@ impl Command {
         Ok(())
     }
 
+    /// The two sides of what has to be agreed on before it starts, if anything.
+    pub(super) fn disguise(&self) -> Result<Option<(Wearer, Helper)>> {
+        self.credentials.as_ref().map_or(Ok(None), disguise)
+    }
+
     /// Turns the calling process into the command, with this signal mask. Returns only when that
     /// fails, with the exit code that shells use: 127 not found, 126 not executable.
-    pub(super) fn become_it(self, mask: &SigSet) -> (Error, u8) {
+    pub(super) fn become_it(self, mask: &SigSet, wearer: Option<Wearer>) -> (Error, u8) {
         // Rust programs start with SIGPIPE ignored; others expect its default.
         let _ = process::default_action(Signal::SIGPIPE);
         let _ = mask.thread_set_mask();
+        // The first needs the rights that the second gives up.
+        let apart = self.network.enter();
+        if let Err(error) = apart.and_then(|()| wearer.map_or(Ok(()), Wearer::put_on)) {
+            return (error, 126);
+        }
         if let Some(credentials) = &self.credentials
             && let Err(errno) = credentials.take_on()
         {

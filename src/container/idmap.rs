@@ -117,6 +117,13 @@ impl IdMap {
         (!ranges.is_empty() && ranges.len() <= MAX_RANGES).then_some(Self(ranges))
     }
 
+    /// Whether this id, as the namespace sees it, stands for one outside.
+    pub fn has(&self, id: u32) -> bool {
+        self.0
+            .iter()
+            .any(|range| id >= range.inside && id - range.inside < range.count)
+    }
+
     /// Whether it maps one id only, which needs no help from newuidmap(1).
     pub fn is_single(&self) -> bool {
         matches!(self.0.as_slice(), [range] if range.count == 1)

@@ -62,13 +62,14 @@ impl Init {
             .and_then(|()| SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC))
             .map_err(|errno| failed("waiting for signals", errno))?;
         let terminal = self.terminal;
+        let (wearer, helper) = self.command.disguise()?.unzip();
         let command = process::fork(move || {
             if terminal == Terminal::OfCommand {
                 // Both may fail when the terminal is going away; the command will notice.
                 let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
                 let _ = tcsetpgrp(std::io::stdin(), getpid());
             }
-            let (error, code) = self.command.become_it(&self.mask);
+            let (error, code) = self.command.become_it(&self.mask, wearer);
             // It is as the command would have had it, and stderr's reader may have gone away.
             let mut broken_pipe = SigSet::empty();
             broken_pipe.add(Signal::SIGPIPE);
@@ -77,6 +78,9 @@ impl Init {
             code
         })
         .map_err(|errno| Error::system("starting the command").errno(errno))?;
+        if let Some(helper) = helper {
+            helper.help(command)?;
+        }
         let watched = Watched { command, terminal };
         watched.wait(channel, &signals)
     }

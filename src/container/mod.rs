@@ -18,6 +18,7 @@
 
 mod channel;
 mod command;
+mod disguise;
 mod idmap;
 mod init;
 mod mounts;
@@ -29,7 +30,7 @@ mod scratch;
 mod wait;
 
 pub(crate) use command::parse_variable;
-pub use command::{Command, Credentials};
+pub use command::{Command, Credentials, Network};
 pub use idmap::{IdMap, IdRange};
 pub(crate) use namespaces::enter;
 pub use namespaces::{Identity, Standing};

@@ -9,25 +9,29 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use log::info;
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid, chownat, flock, open};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::namespaces::Standing;
 use crate::dotted;
 use crate::error::Context;
 use crate::format::{WORK, XattrNamespace};
-use crate::sys::{Errno, process};
+use crate::sys::{Errno, from_io, from_nix, process};
 use crate::{Error, Result};
 
 /// What becomes of a state directory at the end.
@@ -48,7 +52,7 @@ pub(crate) struct Scratch {
     standing: Standing,
     watcher: Pid,
     /// The watcher begins when this closes; no other process may hold it.
-    release: Option<std::io::PipeWriter>,
+    release: Option<UnixStream>,
     _lock: OwnedFd,
 }
 
@@ -74,7 +78,7 @@ impl Scratch {
                 if let Some(other) = second_best {
                     remove_empty(&other);
                 }
-                return Self::start(directory, End::Remove, standing);
+                return Self::start(directory, End::Remove, standing, || Ok(()));
             }
             match second_best {
                 None => second_best = Some(directory),
@@ -96,7 +100,7 @@ impl Scratch {
                     unmount(&directory, UnmountFlags::empty())
                         .context("unmounting a temporary file system", &directory)?;
                 }
-                Self::start(directory, End::Remove, standing)
+                Self::start(directory, End::Remove, standing, || Ok(()))
             }
             Err(errno) => {
                 remove_empty(&directory);
@@ -127,31 +131,51 @@ impl Scratch {
                 .at(directory)
                 .because(error.to_string())
         })?;
-        Self::start(directory, End::Keep, standing)
+        Self::start(directory, End::Keep, standing, || Ok(()))
     }
 
     /// A directory of this name, which goes away when the run ends unless `keep` says so. `EXIST`
     /// where there is one of that name and `end` doesn't say to go on in it.
     pub(crate) fn named(directory: &Path, end: End, standing: Standing) -> Result<Self> {
         let step = "making the directory of the run";
-        match fs::create_dir(directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                return Err(Error::system(step).at(directory).because(error.to_string()));
+        let make = || match fs::create_dir(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(Error::system(step).at(directory).because(error.to_string()))
             }
-            Ok(()) => {}
-        }
-        Self::start(directory.to_path_buf(), end, standing)
+            _ => Ok(()),
+        };
+        Self::start(directory.to_path_buf(), end, standing, make)
     }
 
-    fn start(directory: PathBuf, end: End, standing: Standing) -> Result<Self> {
-        let lock = take_lock(&directory)?;
-        let pipe_error = |error: std::io::Error| {
-            Error::system("starting the watcher").because(error.to_string())
+    /// `make` makes the directory, where there isn't one. The watcher is there before it.
+    fn start(
+        directory: PathBuf,
+        end: End,
+        standing: Standing,
+        make: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        let failed = |errno: Errno| Error::system("starting the watcher").errno(errno);
+        let (release, wait) = UnixStream::pair().map_err(|error| failed(from_io(&error)))?;
+        let watcher = process::fork(|| {
+            process::close_these(&[release.as_fd()]);
+            watch(&directory, end, &wait)
+        })
+        .context("starting the watcher", &directory)?;
+        drop(wait);
+        let locked = make()
+            .and_then(|()| take_lock(&directory))
+            .and_then(|lock| {
+                hand_over(&release, &lock).map_err(failed)?;
+                Ok(lock)
+            });
+        let lock = match locked {
+            Ok(lock) => lock,
+            Err(error) => {
+                drop(release);
+                let _ = waitpid(watcher, None);
+                return Err(error);
+            }
         };
-        let (wait, release) = std::io::pipe().map_err(pipe_error)?;
-        let watcher = process::fork(|| watch(&directory, end, wait, &lock))
-            .context("starting the watcher", &directory)?;
         let scratch = Self {
             merged: directory.join("merged"),
             directory,
@@ -338,19 +362,49 @@ fn take_lock(directory: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// The watcher: waits until the runner lets go of the pipe or dies, then unmounts what is still
+/// Gives the watcher its share of the lock.
+fn hand_over(release: &UnixStream, lock: &OwnedFd) -> Result<(), Errno> {
+    let descriptors = [lock.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let byte = [IoSlice::new(b"l")];
+    sendmsg::<()>(release.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)
+        .map(drop)
+        .map_err(from_nix)
+}
+
+/// The lock, when the runner has it; `None` when it has ended before.
+fn receive_lock(wait: &UnixStream) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut data = [IoSliceMut::new(&mut byte)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = rustix::io::retry_on_intr(|| recvmsg(wait, &mut data, &mut rights, flags)).ok()?;
+    let mut descriptors = rights.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    descriptors.next().filter(|_| got.bytes > 0)?.next()
+}
+
+/// The watcher: waits until the runner lets go of the socket or dies, then unmounts what is still
 /// mounted and removes the directory. It shares the runner's namespaces, so it may remove what
 /// belongs to the user's subordinate ids.
-fn watch(directory: &Path, end: End, mut wait: std::io::PipeReader, lock: &OwnedFd) -> u8 {
+fn watch(directory: &Path, end: End, mut wait: &UnixStream) -> u8 {
     // Not in the terminal's process group, and deaf to everything but SIGKILL.
     let _ = rustix::process::setsid();
     let _ = SigSet::all().thread_block();
     let _ = rustix::process::chdir("/");
     let _ = rustix::thread::set_name(c"overfall-watch");
-    process::close_others(&[wait.as_fd(), lock.as_fd()]);
+    process::close_others(&[wait.as_fd()]);
     silence();
+    // Kept to the end: nobody else may begin with what is being removed.
+    let lock = receive_lock(wait);
     let mut nothing = [0];
     while matches!(wait.read(&mut nothing), Ok(n) if n > 0) {}
+    if lock.is_none() && take_lock_if_there(directory) == Taken::ByAnother {
+        return 0;
+    }
 
     // After a normal end there is nothing mounted any more. One lazy unmount takes with it what
     // is mounted further down.
@@ -372,6 +426,24 @@ fn watch(directory: &Path, end: End, mut wait: std::io::PipeReader, lock: &Owned
         }
     }
     0
+}
+
+/// Whose the lock is that the runner has not handed over.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    ByNobody,
+    ByAnother,
+}
+
+/// Of a runner that ended in between: it may have made the file, or found another run's.
+fn take_lock_if_there(directory: &Path) -> Taken {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match open(directory.join("lock"), flags, Mode::empty()) {
+        Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() => {
+            Taken::ByAnother
+        }
+        _ => Taken::ByNobody,
+    }
 }
 
 /// Takes the empty directories away that a mount leaves in its work directory: they are closed

@@ -381,7 +381,22 @@ impl StepCache {
         unused_for: Duration,
         removal: Removal,
     ) -> Result<Vec<Layer>> {
-        remove::unused(&self.room, &self.layers()?, roots, unused_for, removal)
+        self.remove_unneeded(&|| Ok(roots.to_vec()), unused_for, removal)
+    }
+
+    /// As [`StepCache::remove_unused`], with roots that may become more meanwhile.
+    pub(crate) fn remove_unneeded(
+        &self,
+        roots: &dyn Fn() -> Result<Vec<Digest>>,
+        unused_for: Duration,
+        removal: Removal,
+    ) -> Result<Vec<Layer>> {
+        let inventory = remove::Inventory {
+            layers: &|| self.layers(),
+            roots,
+            unused_for,
+        };
+        remove::unused(&self.room, &inventory, removal)
     }
 
     /// Waits until the layer can be taken, or until it is this process's turn to make it.

@@ -8,32 +8,48 @@ use super::room::{Hold, Room};
 use super::{Digest, Layer, Removal};
 use crate::Result;
 
+/// What says which layers there are and which are needed. Asked again for each layer that is to go,
+/// when it is locked: whoever has begun to need it by then has said so.
+pub(super) struct Inventory<'a> {
+    pub(super) layers: &'a dyn Fn() -> Result<Vec<Layer>>,
+    pub(super) roots: &'a dyn Fn() -> Result<Vec<Digest>>,
+    pub(super) unused_for: Duration,
+}
+
+impl Inventory<'_> {
+    /// All layers, and those of them that are needed.
+    fn take(&self) -> Result<(Vec<Layer>, HashSet<Digest>)> {
+        let roots = (self.roots)()?;
+        let layers = (self.layers)()?;
+        let parents: HashMap<Digest, Digest> = layers
+            .iter()
+            .map(|layer| (layer.digest, layer.parent))
+            .collect();
+        let recent = layers
+            .iter()
+            .filter(|layer| layer.unused_for() < self.unused_for)
+            .map(|layer| layer.digest);
+        let mut needed = HashSet::new();
+        for mut digest in roots.into_iter().chain(recent) {
+            // What is below a needed one is needed; below the lowest there is the base.
+            while needed.insert(digest) {
+                match parents.get(&digest) {
+                    Some(parent) => digest = *parent,
+                    None => break,
+                }
+            }
+        }
+        Ok((layers, needed))
+    }
+}
+
 /// See [`super::StepCache::remove_unused`].
 pub(super) fn unused(
     room: &Room,
-    layers: &[Layer],
-    roots: &[Digest],
-    unused_for: Duration,
+    inventory: &Inventory<'_>,
     removal: Removal,
 ) -> Result<Vec<Layer>> {
-    let parents: HashMap<Digest, Digest> = layers
-        .iter()
-        .map(|layer| (layer.digest, layer.parent))
-        .collect();
-    let recent = layers
-        .iter()
-        .filter(|layer| layer.unused_for() < unused_for)
-        .map(|layer| layer.digest);
-    let mut needed = HashSet::new();
-    for mut digest in roots.iter().copied().chain(recent) {
-        // What is below a needed one is needed; below the lowest there is the base.
-        while needed.insert(digest) {
-            match parents.get(&digest) {
-                Some(parent) => digest = *parent,
-                None => break,
-            }
-        }
-    }
+    let (layers, needed) = inventory.take()?;
     let mut removed = Vec::new();
     // The youngest first: should this be interrupted, no layer is left without the one below it.
     for layer in layers.iter().rev() {
@@ -46,6 +62,9 @@ pub(super) fn unused(
             continue;
         };
         if removal == Removal::Real {
+            if inventory.take()?.1.contains(&layer.digest) {
+                continue;
+            }
             room.discard(&room.layer(layer.digest))?;
             room.forget(name.as_ref(), lock);
         }

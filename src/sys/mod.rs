@@ -9,6 +9,7 @@ pub mod fileflags;
 pub mod forget;
 pub mod handle;
 pub mod lock;
+pub(crate) mod loopback;
 pub mod memory;
 pub mod privilege;
 pub mod process;

@@ -116,6 +116,15 @@ pub fn clean_layers(
     if !layers_dir(project).is_dir() {
         return Ok(Vec::new());
     }
+    let removal = match removal {
+        Removal::Real => steps::Removal::Real,
+        Removal::DryRun => steps::Removal::DryRun,
+    };
+    cache(project)?.remove_unneeded(&|| layers_of_containers(project), at_least, removal)
+}
+
+/// The topmost layers of all containers that are made of layers.
+pub(super) fn layers_of_containers(project: &Project) -> Result<Vec<Digest>> {
     let dir = project.storage().join(".roots");
     let mut needed: Vec<Digest> = Vec::new();
     for name in names(&dir)? {
@@ -129,11 +138,7 @@ pub fn clean_layers(
             needed.push(digest);
         }
     }
-    let removal = match removal {
-        Removal::Real => steps::Removal::Real,
-        Removal::DryRun => steps::Removal::DryRun,
-    };
-    cache(project)?.remove_unused(&needed, at_least, removal)
+    Ok(needed)
 }
 
 /// The containers that `.vagga/NAME` lead to.

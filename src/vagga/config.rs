@@ -14,6 +14,7 @@ pub(super) const LOCAL_MIXINS: [&str; 3] =
 #[derive(Debug, Default)]
 pub struct Config {
     containers: BTreeMap<String, Container>,
+    files: Vec<PathBuf>,
 }
 
 /// What `vagga.yaml` says of a container. Steps and volumes are looked at when they are needed,
@@ -64,6 +65,11 @@ impl Config {
         Ok(config)
     }
 
+    /// The files that it was read from.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// The container of this name.
     pub fn container(&self, name: &str) -> Result<&Container> {
         self.containers.get(name).ok_or_else(|| {
@@ -80,6 +86,7 @@ impl Config {
     /// Reads one file; what is known already stays. Returns the files that it mixes in.
     fn add(&mut self, file: &Path) -> Result<Vec<PathBuf>> {
         let node = load(file)?;
+        self.files.push(file.to_path_buf());
         let mut fields = Fields::of(&node, "the configuration")?;
         fields.take("commands");
         fields.take("minimum-vagga");

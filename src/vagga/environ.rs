@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::config::Container;
+use super::settings::Settings;
 use crate::{Error, Result};
 
 /// Where programs are looked for in a container.
@@ -27,10 +28,12 @@ pub struct Wishes {
 
 /// Puts it together: what is later in this list replaces what is earlier.
 ///
-/// `PATH` and `TERM`; the container's `environ-file` (its text is `file`) and `environ`;
-/// `VAGGAENV_NAME` of the outside as NAME; what was asked for.
+/// `PATH`, `TERM` and proxies; the container's `environ-file` (its text is `file`) and `environ`; the
+/// settings' `environ`; what the settings' `propagate-environ` names; `VAGGAENV_NAME` of the outside
+/// as NAME; what was asked for.
 pub(super) fn environment(
     container: &Container,
+    settings: &Settings,
     file: Option<&[u8]>,
     wishes: &Wishes,
     outside: &[(OsString, OsString)],
@@ -42,6 +45,7 @@ pub(super) fn environment(
             all.insert(key.clone(), value.clone());
         }
     }
+    all.extend(settings.proxies(outside).cloned());
     if let Some(text) = file {
         for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
             if line.is_empty() {
@@ -57,9 +61,11 @@ pub(super) fn environment(
             all.insert(text_of(key), text_of(value));
         }
     }
-    for (key, value) in &container.environ {
+    for (key, value) in container.environ.iter().chain(&settings.environ) {
         all.insert(key.into(), value.into());
     }
+    let propagated = outside.iter().filter(|(key, _)| settings.propagates(key));
+    all.extend(propagated.cloned());
     for (key, value) in outside {
         let bytes = key.as_bytes();
         if let Some(name) = bytes.strip_prefix(PREFIX) {

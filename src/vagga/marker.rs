@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,5 +47,24 @@ pub(super) fn read(dir: &Path) -> Result<Option<Marker>> {
         Ok(text) => serde_json::from_slice(&text)
             .map(Some)
             .map_err(|error| failed(error.to_string())),
+    }
+}
+
+/// When the container was last known to be what `vagga.yaml` says; the time of the marker.
+pub(super) fn stamp(dir: &Path) -> Option<SystemTime> {
+    fs::metadata(dir.join(NAME))
+        .and_then(|meta| meta.modified())
+        .ok()
+}
+
+/// What was changed before `time` made no difference.
+pub(super) fn set_stamp(dir: &Path, time: SystemTime) {
+    let file = dir.join(NAME);
+    let set = fs::File::options()
+        .write(true)
+        .open(&file)
+        .and_then(|marker| marker.set_modified(time));
+    if let Err(error) = set {
+        log::debug!("{}: {error}", file.display());
     }
 }

@@ -20,6 +20,7 @@ mod lowers;
 mod marker;
 mod project;
 mod run;
+mod settings;
 mod show;
 mod transient;
 mod volumes;

@@ -1,15 +1,18 @@
 //! A project: where its `vagga.yaml` is, and where vagga keeps what it built.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 use super::config::{Config, LOCAL_MIXINS};
 use super::idmaps::{self, Maps};
 use super::marker::{self, Marker};
+use super::settings::Settings;
 use crate::error::Context;
 use crate::steps::Digest;
 use crate::{Error, Result};
@@ -19,6 +22,8 @@ use crate::{Error, Result};
 pub struct Project {
     dir: PathBuf,
     config: Config,
+    settings: Settings,
+    read_at: SystemTime,
 }
 
 impl Project {
@@ -26,6 +31,7 @@ impl Project {
     /// `vagga.yaml`, in it or in its `.vagga`, or a local one.
     pub fn find(start: &Path) -> Result<Self> {
         let step = "looking for the project";
+        let read_at = SystemTime::now();
         let start = fs::canonicalize(start)
             .map_err(|error| Error::usage(step).at(start).because(error.to_string()))?;
         for dir in start.ancestors() {
@@ -38,6 +44,8 @@ impl Project {
                 return Ok(Self {
                     dir: dir.to_path_buf(),
                     config: Config::read(dir, main.as_deref())?,
+                    settings: Settings::of_user(dir)?,
+                    read_at,
                 });
             }
         }
@@ -70,6 +78,65 @@ impl Project {
         } else {
             self.vagga_dir()
         }
+    }
+
+    /// When its files were read. What was changed later isn't known.
+    pub(super) fn read_at(&self) -> SystemTime {
+        self.read_at
+    }
+
+    /// Vagga's settings for it.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// `.vagga/.cache`, or where vagga's settings `storage-dir` and `cache-dir` have put it.
+    pub(super) fn cache(&self) -> Result<PathBuf> {
+        self.settings.cache_in(&self.storage())
+    }
+
+    /// Makes the place of containers that the setting `storage-dir` asks for, and the link to it,
+    /// as vagga does before its first build.
+    pub(super) fn make_storage(&self) -> Result<()> {
+        const MOST: usize = 100;
+        let link = self.vagga_dir().join(".lnk");
+        let Some(all) = &self.settings.storage_dir else {
+            return Ok(());
+        };
+        if fs::symlink_metadata(&link).is_ok() {
+            return Ok(());
+        }
+        let step = "making the place of containers";
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |error: io::Error| Error::usage(step).at(path).because(error.to_string())
+        };
+        if self.settings.storage_from_variable {
+            return Err(Error::usage(step)
+                .at(&link)
+                .because("`storage-subdir-from-env-var` is followed only where this link is")
+                .remedy("let vagga build a container first"));
+        }
+        let name = self.dir.file_name().unwrap_or_default();
+        let numbered = (1..=MOST).map(|number| {
+            let mut name = name.to_os_string();
+            name.push(format!("-{number}"));
+            name
+        });
+        let vagga = self.vagga_dir();
+        fs::create_dir_all(&vagga).map_err(failed(&vagga))?;
+        for name in std::iter::once(name.to_os_string()).chain(numbered) {
+            let place = all.join(name);
+            match fs::create_dir(&place) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(failed(&place))?,
+            }
+            symlink(&self.dir, place.join(".lnk")).map_err(failed(&place))?;
+            return symlink(&place, &link).map_err(failed(&link));
+        }
+        Err(Error::usage(step)
+            .at(all)
+            .because("too many projects of this name are in it"))
     }
 
     /// `.vagga/.transient`.
@@ -160,17 +227,6 @@ impl Root {
         Ok(format!("{} {}", self.name().display(), meta.ino()))
     }
 
-    /// The directory with the container's files, where there is a plain one.
-    pub(super) fn tree_for_reading(&self) -> Result<PathBuf> {
-        match self.layers() {
-            None => Ok(self.tree()),
-            Some(_) => Err(Error::usage("looking into the container")
-                .at(&self.dir)
-                .because("it was built with --layered, so there is no plain directory of it")
-                .remedy("build it without --layered")),
-        }
-    }
-
     /// The directory with the container's files; of one that is made of layers an empty one.
     pub fn tree(&self) -> PathBuf {
         self.dir.join("root")
@@ -189,6 +245,12 @@ impl Root {
     /// `NAME.VERSION`.
     pub(super) fn name(&self) -> &std::ffi::OsStr {
         self.dir.file_name().unwrap_or_default()
+    }
+
+    /// When it was used last, where that is known.
+    pub(super) fn last_use(&self) -> Option<SystemTime> {
+        let used = fs::metadata(self.dir.join("last_use"));
+        used.and_then(|used| used.modified()).ok()
     }
 
     /// Says that it was used now; `vagga _clean --unused` looks at that.

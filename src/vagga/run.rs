@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub(super) use stage::Stage;
-use tree::Tree;
+pub(super) use tree::Tree;
 
+use super::build::tell_if_outdated;
 use super::config::Container;
 use super::environ::{Wishes, environment};
 use super::project::{Project, Root};
@@ -67,6 +68,7 @@ impl RunPlan<'_> {
     pub fn execute(self) -> Result<Outcome> {
         let container = self.project.config().container(self.container)?;
         let built = self.project.built(self.container)?;
+        tell_if_outdated(self.project, self.container, &built);
         built.touch();
         let volumes = volumes::read(self.project, container)?;
         let sources = self.snapshot_sources(&volumes)?;
@@ -89,7 +91,8 @@ impl RunPlan<'_> {
             }
         };
         let file = environ_file(self.project, container, tree.merged())?;
-        let env = environment(container, file.as_deref(), &self.wishes, &outside)?;
+        let settings = self.project.settings();
+        let env = environment(container, settings, file.as_deref(), &self.wishes, &outside)?;
         let command = Command::new(self.words.clone())
             .environment(env)
             .directory(self.start_directory());

@@ -72,7 +72,7 @@ fn kind(project: &Project, node: &Node) -> Result<Kind> {
             if below.as_os_str().is_empty() {
                 return Err(node.pos.error("`!CacheDir` wants a path in the cache"));
             }
-            let source = project.storage().join(".cache").join(below);
+            let source = project.cache()?.join(below);
             make(&source)?;
             bind(source, Access::Writable)
         }
@@ -167,15 +167,21 @@ fn memory(node: &Node) -> Result<Memory> {
     Ok(memory)
 }
 
-/// A path below `/work`, on the machine.
+/// A path below `/work` or `/volumes`, on the machine.
 fn of_project(project: &Project, node: &Node) -> Result<PathBuf> {
     let inside = node.inside()?;
-    match inside.strip_prefix("/work") {
-        Ok(below) => Ok(project.dir().join(below)),
-        Err(_) => Err(node
-            .pos
-            .error("only what is below /work, the project, can be bound here")),
+    if let Ok(below) = inside.strip_prefix("/work") {
+        return Ok(project.dir().join(below));
     }
+    let external = inside.strip_prefix("/volumes").ok();
+    external
+        .and_then(|below| project.settings().volume(below))
+        .ok_or_else(|| {
+            node.pos.error(
+                "only what is below /work, the project, and /volumes, the setting \
+                 `external-volumes`, can be bound here",
+            )
+        })
 }
 
 fn persistent(project: &Project, node: &Node) -> Result<PathBuf> {

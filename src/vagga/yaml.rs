@@ -2,20 +2,24 @@
 
 mod fields;
 mod load;
+mod portable;
 mod scalars;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 pub(super) use fields::Fields;
-pub(super) use load::{is_plain_relative, load};
+pub(super) use load::{is_plain_relative, load, load_text};
 
 use crate::Error;
 
 /// A place in a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pos {
+    #[serde(with = "portable")]
     file: Rc<Path>,
     line: usize,
     column: usize,
@@ -44,7 +48,7 @@ impl fmt::Display for Pos {
 }
 
 /// A value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Node {
     pub(super) pos: Pos,
     /// Without the exclamation mark.
@@ -53,7 +57,7 @@ pub(super) struct Node {
 }
 
 /// What kind of value it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Value {
     /// Nothing, or `null`.
     Null,
@@ -61,6 +65,23 @@ pub(super) enum Value {
     List(Vec<Node>),
     /// In the order of the file.
     Map(Vec<(Node, Node)>),
+}
+
+impl Node {
+    /// Says that it is in another file: what `to` makes of its own.
+    pub(super) fn move_file(&mut self, to: &dyn Fn(&Path) -> PathBuf) {
+        self.pos.file = Rc::from(to(&self.pos.file));
+        match &mut self.value {
+            Value::Null | Value::Scalar(_) => {}
+            Value::List(list) => list.iter_mut().for_each(|node| node.move_file(to)),
+            Value::Map(map) => {
+                for (key, value) in map {
+                    key.move_file(to);
+                    value.move_file(to);
+                }
+            }
+        }
+    }
 }
 
 impl Value {

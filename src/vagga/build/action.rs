@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
 use crate::Result;
-use crate::container::Credentials;
+use crate::container::{Credentials, Network};
 use crate::vagga::yaml::{Fields, Node, Pos, Value};
 
 /// A step with its place in the file.
@@ -48,6 +48,7 @@ pub(super) struct SubConfig {
 #[derive(Debug, Clone)]
 pub(super) struct RunAs {
     pub(super) who: Credentials,
+    pub(super) network: Network,
     pub(super) directory: PathBuf,
     pub(super) script: String,
 }
@@ -246,16 +247,6 @@ fn sub_config(node: &Node) -> Result<SubConfig> {
 
 fn run_as(node: &Node) -> Result<RunAs> {
     let mut fields = Fields::of(node, "`!RunAs`")?;
-    for (unknown, allowed) in [
-        ("external-user-id", None),
-        ("isolate-network", Some("false")),
-    ] {
-        if let Some(setting) = fields.take(unknown)
-            && setting.text().ok() != allowed
-        {
-            return Err(setting.pos.error(format!("`{unknown}` is not known here")));
-        }
-    }
     let most = u32::MAX - 1;
     let id = |node: Option<&Node>| node.map_or(Ok(0), |node| node.small(most));
     let run = RunAs {
@@ -270,6 +261,14 @@ fn run_as(node: &Node) -> Result<RunAs> {
                     .map(|node| node.small(most))
                     .collect::<Result<_>>()?,
             },
+            external: fields
+                .take("external-user-id")
+                .map(|node| node.small(most))
+                .transpose()?,
+        },
+        network: match fields.take("isolate-network") {
+            Some(node) if node.boolean()? => Network::Isolated,
+            _ => Network::Shared,
         },
         directory: match fields.take("work-dir") {
             None => "/work".into(),

@@ -3,14 +3,19 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::getpid;
 use sha2::{Digest as _, Sha256};
 
 use super::action::Archive;
+use super::commit::is_gone;
 use super::files::sum;
 use super::plan::of_project;
+use crate::sys::{from_nix, process};
 use crate::vagga::project::Project;
 use crate::{Error, Result};
 
@@ -62,31 +67,35 @@ fn download(project: &Project, archive: &Archive) -> Result<PathBuf> {
         .unwrap_or_else(|| hex(&Sha256::digest(url.as_bytes())));
     let name = url.rsplit('/').find(|part| !part.is_empty());
     let name = format!("{}-{}", &sum[..8], name.unwrap_or("file.bin"));
-    let dir = project.storage().join(".cache/downloads");
+    let dir = project.cache()?.join("downloads");
     let path = dir.join(&name);
     if path.exists() {
         return Ok(path);
     }
     fs::create_dir_all(&dir)
         .map_err(|error| Error::system(step).at(&dir).because(error.to_string()))?;
-    let part = dir.join(format!("{name}.{}.part", std::process::id()));
+    sweep(&dir);
+    let part = dir.join(format!("{name}.{}{PART}", std::process::id()));
     let programs: [(&str, &[&str]); 2] = [("curl", &["-fsSL", "-o"]), ("wget", &["-q", "-O"])];
     let mut refusals = Vec::new();
     for (program, options) in programs {
-        let done = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(options)
             .arg(&part)
             .arg(url)
-            .stdin(Stdio::null())
-            .status();
-        match done {
-            Ok(status) if status.success() => {
+            .stdin(Stdio::null());
+        match run(command)? {
+            WaitStatus::Exited(_, 0) => {
                 return fs::rename(&part, &path)
                     .map(|()| path)
                     .map_err(|error| Error::system(step).at(&part).because(error.to_string()));
             }
-            Ok(status) => refusals.push(format!("{program}: {status}")),
-            Err(error) => refusals.push(format!("{program}: {error}")),
+            WaitStatus::Exited(_, NOT_STARTED) => {
+                refusals.push(format!("{program} can't be started"));
+            }
+            WaitStatus::Exited(_, code) => refusals.push(format!("{program}: exit code {code}")),
+            status => refusals.push(format!("{program}: {status:?}")),
         }
         let _ = fs::remove_file(&part);
     }
@@ -94,6 +103,46 @@ fn download(project: &Project, archive: &Archive) -> Result<PathBuf> {
         .at(url)
         .because(refusals.join(", "))
         .remedy("curl(1) or wget(1) has to reach it"))
+}
+
+/// What the name of a download ends with that isn't complete.
+const PART: &str = ".part";
+
+/// Removes what downloads have left that were killed.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(PART)?.rsplit_once('.'));
+        if process.is_some_and(|(_, process)| is_gone(process)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// As env(1) and shells have it.
+const NOT_STARTED: i32 = 127;
+
+/// Runs a program, which ends with this process.
+fn run(mut command: Command) -> Result<WaitStatus> {
+    let step = "fetching an archive";
+    let parent = getpid();
+    let child = process::fork(|| {
+        if process::end_with(parent).is_ok() {
+            // Comes back only when it fails.
+            let _ = command.exec();
+        }
+        127
+    })
+    .map_err(|errno| Error::system(step).errno(errno))?;
+    loop {
+        match waitpid(child, None) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(Error::system(step).errno(from_nix(errno))),
+            Ok(status) => return Ok(status),
+        }
+    }
 }
 
 /// Unpacks `archive` into `dest`, an absolute path in this process's root: what is below `subdir`

@@ -6,13 +6,15 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use nix::unistd::Pid;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 
 use super::BuildOptions;
 use super::plan::Plan;
 use crate::error::Context;
 use crate::steps::{Stack, StepCache};
 use crate::sys::Errno;
+use crate::vagga::clean::layers_of_containers;
 use crate::vagga::marker::{self, Marker};
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
@@ -56,6 +58,7 @@ pub(super) fn commit(
     remove(&temporary)?;
     fs::create_dir(&temporary).map_err(failed(&temporary))?;
     let outcome = fill(&temporary, &cache, stack, options.layered, below)
+        .map(|()| marker::set_stamp(&temporary, project.read_at()))
         .and_then(|()| swap(&temporary, &roots.join(plan.root_name())));
     if outcome.is_err() {
         // The error that is told is the first one.
@@ -75,16 +78,24 @@ const OURS: &str = ".overfall-";
 
 /// Removes what builds have left that were killed while they put a container into its place.
 pub(in crate::vagga) fn sweep(roots: &Path) {
+    sweep_if(roots, is_gone);
+}
+
+/// As [`sweep`], of one build, which is known to have ended.
+pub(super) fn sweep_after(roots: &Path, build: Pid) {
+    let build = build.to_string();
+    sweep_if(roots, |process| process == build);
+}
+
+fn sweep_if(roots: &Path, is_wanted: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(roots).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some((_, process)) = name.to_str().and_then(|name| name.rsplit_once(OURS)) else {
             continue;
         };
-        let process = process.strip_suffix(".old").unwrap_or(process);
-        let gone = process
-            .parse::<u32>()
-            .is_ok_and(|process| !Path::new(&format!("/proc/{process}")).exists());
-        if gone && let Err(error) = remove_unless_used(&entry.path()) {
+        if is_wanted(process.strip_suffix(".old").unwrap_or(process))
+            && let Err(error) = remove_unless_used(&entry.path())
+        {
             log::info!("{error}");
         }
     }
@@ -128,17 +139,21 @@ fn fill(
     )
 }
 
-/// Puts `new` where `place` is; what was there goes.
+/// Puts `new` where `place` is; what was there goes. At every moment there is one or the other.
 fn swap(new: &Path, place: &Path) -> Result<()> {
     let mut old = new.as_os_str().to_os_string();
     old.push(".old");
     let old = PathBuf::from(old);
     remove(&old)?;
-    match fs::rename(place, &old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(place)(error)),
-        _ => {}
+    match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
+        Ok(()) => fs::rename(new, &old).map_err(failed(new))?,
+        Err(Errno::NOENT) => return fs::rename(new, place).map_err(failed(place)),
+        // A file system that can't exchange.
+        Err(_) => {
+            fs::rename(place, &old).map_err(failed(place))?;
+            fs::rename(new, place).map_err(failed(place))?;
+        }
     }
-    fs::rename(new, place).map_err(failed(place))?;
     if let Err(error) = remove_unless_used(&old) {
         log::warn!("what was there before stays until it isn't used any more: {error}");
     }
@@ -166,18 +181,19 @@ fn remove(path: &Path) -> Result<()> {
         .map_err(|errno| Error::system("removing a directory").at(path).errno(errno))
 }
 
-/// Removes the layer of a build that doesn't cache: everything of it is in the plain directory.
+/// Removes the layer of a build that doesn't cache: everything of it is in the plain directory. One
+/// that a container is made of stays, as do those of other builds.
 fn forget(project: &Project, stack: &Stack) -> Result<()> {
     let cache = super::cache(project)?;
     let ours: Vec<_> = stack.layers().iter().map(|layer| layer.0).collect();
-    let others: Vec<_> = cache
-        .layers()?
-        .into_iter()
-        .map(|layer| layer.digest)
-        .filter(|digest| !ours.contains(digest))
-        .collect();
+    let needed = || {
+        let mut needed = layers_of_containers(project)?;
+        let all = cache.layers()?.into_iter().map(|layer| layer.digest);
+        needed.extend(all.filter(|digest| !ours.contains(digest)));
+        Ok(needed)
+    };
     cache
-        .remove_unused(&others, Duration::ZERO, crate::steps::Removal::Real)
+        .remove_unneeded(&needed, Duration::ZERO, crate::steps::Removal::Real)
         .map(drop)
 }
 
@@ -194,8 +210,33 @@ pub(super) fn link(project: &Project, plan: &Plan) -> Result<()> {
     if fs::read_link(&link).is_ok_and(|now| now == target) {
         return Ok(());
     }
-    let temporary = vagga.join(format!(".{}.{}.tmp", plan.name, std::process::id()));
+    let prefix = format!(".{}.", plan.name);
+    sweep_links(&vagga, &prefix);
+    let temporary = vagga.join(format!("{prefix}{}{LINK}", std::process::id()));
     let _ = fs::remove_file(&temporary);
     symlink(&target, &temporary).map_err(failed(&temporary))?;
     fs::rename(&temporary, &link).map_err(failed(&link))
+}
+
+/// What the name of a link ends with that isn't in its place yet.
+const LINK: &str = ".tmp";
+
+/// Removes links of builds that were killed before they had put them into their place.
+fn sweep_links(vagga: &Path, prefix: &str) {
+    for entry in fs::read_dir(vagga).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(prefix)?.strip_suffix(LINK));
+        if process.is_some_and(is_gone) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether `process` is the number of a process that there isn't.
+pub(super) fn is_gone(process: &str) -> bool {
+    process
+        .parse::<u32>()
+        .is_ok_and(|process| !Path::new(&format!("/proc/{process}")).exists())
 }

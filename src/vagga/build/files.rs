@@ -28,7 +28,7 @@ pub(super) fn digest(contents: &mut Contents, project: &Project, action: &Action
         }
         Action::RunAs(run) => {
             contents.field("!RunAs", run.script.as_bytes());
-            contents.field("who", format!("{:?}", run.who).as_bytes());
+            contents.field("who", format!("{:?} {:?}", run.who, run.network).as_bytes());
             contents.path("in", &run.directory);
         }
         Action::Tar(tar) => {

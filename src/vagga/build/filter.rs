@@ -100,10 +100,20 @@ impl Filter {
     /// What is meant in `dir`, as paths relative to it, sorted; parents of what is meant are
     /// meant, too. Symbolic links aren't followed.
     pub(super) fn walk(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        self.walk_entering(dir, |_| {})
+    }
+
+    /// As [`Filter::walk`]; `enter` is told each directory that is listed.
+    pub(super) fn walk_entering(
+        &self,
+        dir: &Path,
+        mut enter: impl FnMut(&Path),
+    ) -> Result<Vec<PathBuf>> {
         let mut found = std::collections::BTreeSet::new();
         let mut todo = vec![PathBuf::new()];
         while let Some(below) = todo.pop() {
             let here = dir.join(&below);
+            enter(&here);
             let failed = |error: std::io::Error| {
                 Error::usage("listing the files of a step")
                     .at(&here)

@@ -5,8 +5,11 @@ mod archive;
 mod commit;
 mod contents;
 mod copy;
+mod elsewhere;
 mod files;
 mod filter;
+mod janitor;
+mod outdated;
 mod perform;
 mod plan;
 mod session;
@@ -17,6 +20,7 @@ use std::time::Duration;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 pub(super) use commit::sweep;
+pub(super) use outdated::tell_if_outdated;
 use plan::{Base, Plan};
 use session::Session;
 
@@ -62,8 +66,23 @@ pub enum Built {
 /// The calling process must have one thread. It stays where it is: each container is built by a
 /// child in namespaces of its own.
 pub fn build(project: &Project, name: &str, options: BuildOptions) -> Result<Built> {
-    let plan = Plan::of(project, name)?;
+    let plan = Plan::of(
+        project,
+        name,
+        Some(&|plan| build_base(project, plan, options)),
+    )?;
+    if plan.maps.are_single() {
+        log::warn!(
+            "this user has no ids in /etc/subuid and /etc/subgid: everything in the container \
+             belongs to root"
+        );
+    }
     build_plan(project, &plan, options, false)
+}
+
+/// Builds what another container needs of it, where it isn't built.
+fn build_base(project: &Project, plan: &Plan, options: BuildOptions) -> Result<Built> {
+    build_plan(project, plan, options, true)
 }
 
 fn build_plan(
@@ -73,7 +92,7 @@ fn build_plan(
     is_base: bool,
 ) -> Result<Built> {
     if let Some(Base::Ours(base)) = &plan.base
-        && build_plan(project, base, options, true)? == Built::Failed
+        && build_base(project, base, options)? == Built::Failed
     {
         return Ok(Built::Failed);
     }
@@ -84,6 +103,7 @@ fn build_plan(
         commit::link(project, plan)?;
         return Ok(Built::Already);
     }
+    project.make_storage()?;
     // Whatever has to be fetched, and the base's lock, from outside.
     let session = Session::prepare(project, plan, options, forced)?;
     let parent = nix::unistd::getpid();
@@ -133,7 +153,7 @@ pub struct StepState {
 ///
 /// The calling process must have one thread, and is in the container's namespaces afterwards.
 pub fn steps(project: &Project, name: &str) -> Result<Vec<StepState>> {
-    let plan = Plan::of(project, name)?;
+    let plan = Plan::of(project, name, None)?;
     let session = |overlay| {
         let options = BuildOptions {
             cache_each_step: true,

@@ -18,9 +18,7 @@ use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 use super::action::{Action, RunAs};
 use super::plan::{Context, Finish, LAYOUT};
 use super::{archive, copy};
-use crate::container::{
-    Access, Command, Content, Credentials, Ended, Memory, Place, Root, Standing, launch,
-};
+use crate::container::{Access, Command, Content, Ended, Memory, Place, Root, Standing, launch};
 use crate::error::Context as _;
 use crate::say::say;
 use crate::sys::{from_nix, process};
@@ -76,11 +74,9 @@ impl Site<'_> {
                 let words = words.iter().map(OsString::from).collect();
                 self.run(words, "/work".as_ref(), None, context)
             }
-            Action::RunAs(RunAs {
-                who,
-                directory,
-                script: text,
-            }) => self.run(script(text), directory, Some(who.clone()), context),
+            Action::RunAs(step) => {
+                self.run(script(&step.script), &step.directory, Some(step), context)
+            }
             Action::Tar(tar) => {
                 let mut file = open(fetched, &tar.archive.url)?;
                 self.change("unpacking", context, || {
@@ -170,19 +166,19 @@ impl Site<'_> {
         &self,
         words: Vec<OsString>,
         directory: &Path,
-        who: Option<Credentials>,
+        special: Option<&RunAs>,
         context: &Context,
     ) -> Result<()> {
-        let env = context
-            .environ
-            .iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect();
+        let outside: Vec<_> = std::env::vars_os().collect();
+        let mut env: BTreeMap<OsString, OsString> =
+            self.project.settings().proxies(&outside).cloned().collect();
+        let steps = context.environ.iter();
+        env.extend(steps.map(|(key, value)| (key.into(), value.into())));
         let mut command = Command::new(words)
-            .environment(env)
+            .environment(env.into_iter().collect())
             .directory(directory.to_path_buf());
-        if let Some(who) = who {
-            command = command.credentials(who);
+        if let Some(step) = special {
+            command = command.credentials(step.who.clone()).network(step.network);
         }
         command.check()?;
         let places = self.places(context)?;
@@ -255,7 +251,7 @@ impl Site<'_> {
             .caches
             .iter()
             .map(|(place, name)| {
-                let source = self.project.storage().join(".cache").join(name);
+                let source = self.project.cache()?.join(name);
                 fs::create_dir_all(&source).map_err(|error| {
                     Error::system("making the directory of a cache")
                         .at(&source)

@@ -23,13 +23,14 @@ use std::path::{Path, PathBuf};
 
 use super::action::{Action, Written};
 use super::contents::Contents;
-use super::files;
+use super::{Built, commit, elsewhere, files};
 use crate::Result;
+use crate::container::Credentials;
 use crate::steps::Digest;
 use crate::vagga::config::{Config, Container};
 use crate::vagga::idmaps::{self, Maps};
-use crate::vagga::project::Project;
-use crate::vagga::yaml::Pos;
+use crate::vagga::project::{Project, Root};
+use crate::vagga::yaml::{Node, Pos};
 
 /// A container to be built.
 #[derive(Debug)]
@@ -99,19 +100,16 @@ impl Base {
 impl Plan {
     /// For the container of this name and those that it begins with. Reads every step, and every
     /// file of the project that one of them copies or depends on.
-    pub(super) fn of(project: &Project, name: &str) -> Result<Self> {
-        let plan = Planner {
+    ///
+    /// A container whose configuration is needed is built by `build`, where it isn't; without
+    /// `build` that is an error.
+    pub(super) fn of(project: &Project, name: &str, build: Option<Build<'_>>) -> Result<Self> {
+        Planner {
             project,
+            build,
             trail: Vec::new(),
         }
-        .plan(name)?;
-        if plan.maps.are_single() {
-            log::warn!(
-                "this user has no ids in /etc/subuid and /etc/subgid: everything in the container \
-                 belongs to root"
-            );
-        }
-        Ok(plan)
+        .plan(name)
     }
 
     /// What `.vagga/.roots/NAME.` ends with.
@@ -127,8 +125,12 @@ impl Plan {
     }
 }
 
+/// Builds a container that another one needs before it can be planned.
+pub(super) type Build<'b> = &'b dyn Fn(&Plan) -> Result<Built>;
+
 struct Planner<'p> {
     project: &'p Project,
+    build: Option<Build<'p>>,
     /// The containers that are being planned, to notice a circle.
     trail: Vec<String>,
 }
@@ -141,9 +143,10 @@ struct Draft {
     finish: Finish,
     /// What steps that change no files have said.
     pending: Contents,
+    maps: Maps,
 }
 
-impl Planner<'_> {
+impl<'p> Planner<'p> {
     fn plan(&mut self, name: &str) -> Result<Plan> {
         let container = self.project.config().container(name)?;
         if self.trail.iter().any(|known| known == name) {
@@ -168,10 +171,12 @@ impl Planner<'_> {
                 ..Finish::default()
             },
             pending: Contents::new(),
+            maps,
         };
-        self.add_all(&mut draft, container, None)?;
+        self.add_all(&mut draft, &container.setup, None)?;
         self.trail.pop();
 
+        let maps = draft.maps.clone();
         let mut contents = Contents::new();
         contents.field("users", maps.users.to_text().as_bytes());
         contents.field("groups", maps.groups.to_text().as_bytes());
@@ -202,15 +207,9 @@ impl Planner<'_> {
     }
 
     /// `number` is that of the step which these steps stand in for.
-    fn add_all(
-        &mut self,
-        draft: &mut Draft,
-        container: &Container,
-        number: Option<usize>,
-    ) -> Result<()> {
+    fn add_all(&mut self, draft: &mut Draft, setup: &[Node], number: Option<usize>) -> Result<()> {
         // All of them, before anything is done for one.
-        let steps = container
-            .setup
+        let steps = setup
             .iter()
             .map(Written::read)
             .collect::<Result<Vec<_>>>()?;
@@ -224,22 +223,27 @@ impl Planner<'_> {
         match &written.action {
             Action::Container(base) => self.begin_with(draft, base, &written.pos),
             Action::SubConfig(sub) => {
-                let dir = match &sub.source {
-                    None => self.project.dir().to_path_buf(),
-                    Some(name) => self.project.built(name)?.tree_for_reading()?,
-                };
-                let file = dir.join(&sub.path);
-                let config = Config::read(file.parent().unwrap_or(&dir), Some(&file))?;
-                if self.trail.len() > 16 {
+                const DEEPEST: usize = 16;
+                if self.trail.len() > DEEPEST {
                     return Err(written
                         .pos
                         .error("configurations take steps from each other"));
                 }
+                let setup = match &sub.source {
+                    None => {
+                        let file = self.project.dir().join(&sub.path);
+                        let dir = file.parent().unwrap_or(self.project.dir());
+                        let config = Config::read(dir, Some(&file))?;
+                        config.container(&sub.container)?.setup.clone()
+                    }
+                    Some(name) => {
+                        let root = self.source(name, &written.pos)?;
+                        elsewhere::setup_in(self.project, &root, sub)?
+                    }
+                };
                 self.trail
-                    .push(format!("{}:{}", file.display(), sub.container));
-                let outcome = config
-                    .container(&sub.container)
-                    .and_then(|container| self.add_all(draft, container, Some(number)));
+                    .push(format!("{}:{}", sub.path.display(), sub.container));
+                let outcome = self.add_all(draft, &setup, Some(number));
                 self.trail.pop();
                 outcome
             }
@@ -270,6 +274,7 @@ impl Planner<'_> {
         files::digest(&mut contents, self.project, &written.action)?;
         let context = draft.context.clone();
         match &written.action {
+            Action::RunAs(run) => draft.has_ids_for(&run.who, &written.pos)?,
             Action::CacheDirs(caches) => draft.context.caches.extend(caches.clone()),
             Action::EnsureDir(path) => draft.finish.ensured.push(path.clone()),
             Action::EmptyDir(path) => draft.finish.emptied.push(path.clone()),
@@ -285,15 +290,45 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// The built container `name`, in which a configuration is.
+    fn source(&mut self, name: &str, pos: &Pos) -> Result<Root> {
+        self.known(name, pos)?;
+        let built = self.project.built(name).ok();
+        if let Some(root) = built.filter(|root| !root.is_ours()) {
+            return Ok(root);
+        }
+        let plan = self.plan(name)?;
+        if !commit::is_there(self.project, &plan, None)? {
+            let built = match self.build {
+                Some(build) => build(&plan)?,
+                None => {
+                    return Err(pos
+                        .error(format!(
+                            "`{name}`, which has the configuration, isn't built"
+                        ))
+                        .remedy(format!("overfall vagga _build {name}")));
+                }
+            };
+            if built == Built::Failed {
+                return Err(pos.error(format!(
+                    "`{name}`, which has the configuration, couldn't be built"
+                )));
+            }
+        }
+        self.project.root(&plan.root_name())
+    }
+
+    /// The container `name` of `vagga.yaml`.
+    fn known(&self, name: &str, pos: &Pos) -> Result<&'p Container> {
+        let found = self.project.config().container(name);
+        found.map_err(|error| pos.error(error.why().unwrap_or("not there").to_owned()))
+    }
+
     fn begin_with(&mut self, draft: &mut Draft, name: &str, pos: &Pos) -> Result<()> {
         if draft.base.is_some() || !draft.steps.is_empty() {
             return Err(pos.error("`!Container` comes before every step that changes files"));
         }
-        let container = self
-            .project
-            .config()
-            .container(name)
-            .map_err(|error| pos.error(error.why().unwrap_or("not there").to_owned()))?;
+        let container = self.known(name, pos)?;
         let built = self.project.built(name).ok();
         draft.base = Some(match built.filter(|root| !root.is_ours()) {
             Some(root) => {
@@ -343,6 +378,31 @@ impl Planner<'_> {
 }
 
 impl Draft {
+    /// Refuses a user or a group that nobody can become in the container.
+    fn has_ids_for(&self, who: &Credentials, pos: &Pos) -> Result<()> {
+        let user = match who.external {
+            Some(external) => ("external-user-id", external, &self.maps.users),
+            None => ("user-id", who.user, &self.maps.users),
+        };
+        let groups = std::iter::once(("group-id", who.group)).chain(
+            who.others
+                .iter()
+                .map(|group| ("supplementary-gids", *group)),
+        );
+        let groups = groups.map(|(setting, group)| (setting, group, &self.maps.groups));
+        match std::iter::once(user)
+            .chain(groups)
+            .find(|(_, id, map)| !map.has(*id))
+        {
+            None => Ok(()),
+            Some((setting, id, _)) => Err(pos
+                .error(format!("`{setting}: {id}` is none of the container's ids"))
+                .remedy(
+                    "`uids` and `gids` have to name it, and /etc/subuid and /etc/subgid to give it",
+                )),
+        }
+    }
+
     /// What is left for the end, with its bytes.
     fn finish_with_bytes(&mut self) -> Finish {
         let mut finish = std::mem::take(&mut self.finish);

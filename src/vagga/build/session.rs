@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nix::unistd::Pid;
 
 use super::action::Action;
+use super::janitor::Janitor;
 use super::perform::{Fetched, Site};
 use super::plan::{Base, Context, Plan, Planned};
 use super::{BuildOptions, StepState, archive, cache, commit};
@@ -97,6 +98,13 @@ impl<'p> Session<'p> {
     pub(super) fn run(&self, parent: Pid) -> Result<()> {
         enter(Standing::of_self(), &self.plan.maps.identity())?;
         process::end_with(parent).context("building", self.project.dir())?;
+        let janitor = Janitor::start(self.project)?;
+        let outcome = self.build();
+        janitor.dismiss();
+        outcome
+    }
+
+    fn build(&self) -> Result<()> {
         let cache = cache(self.project)?.backend(self.options.backend);
         let (mut stack, _lowers) = self.bottom(&cache)?;
         for group in self.groups() {

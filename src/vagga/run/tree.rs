@@ -31,7 +31,7 @@ fn backend(means: Means) -> Backend {
 
 /// A mounted root.
 #[derive(Debug)]
-pub(super) enum Tree {
+pub(in crate::vagga) enum Tree {
     ReadOnly {
         merged: PathBuf,
     },
@@ -53,7 +53,7 @@ pub(super) enum Tree {
 
 impl Tree {
     /// The container's tree as it is, in the directory `merged`.
-    pub(super) fn read_only(
+    pub(in crate::vagga) fn read_only(
         project: &Project,
         merged: PathBuf,
         built: &Root,
@@ -158,7 +158,7 @@ impl Tree {
     }
 
     /// Where it is mounted.
-    pub(super) fn merged(&self) -> &Path {
+    pub(in crate::vagga) fn merged(&self) -> &Path {
         match self {
             Tree::ReadOnly { merged } | Tree::Layers { merged, .. } => merged,
             Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.merged_path(),
@@ -185,7 +185,7 @@ impl Tree {
     }
 
     /// Unmounts it, waits until everything is written, and removes what isn't kept.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(in crate::vagga) fn finish(self) -> Result<()> {
         match self {
             Tree::ReadOnly { .. } => Ok(()),
             Tree::Layers { mounted, .. } => mounted.unmount(),

@@ -23,6 +23,11 @@ pub(in crate::vagga) fn load(file: &Path) -> Result<Node> {
     load_included(file, 0)
 }
 
+/// Reads a text that isn't in a file; `name` stands for one in errors.
+pub(in crate::vagga) fn load_text(name: &Path, text: &str) -> Result<Node> {
+    parse(Rc::from(name), text, 0)
+}
+
 fn load_included(file: &Path, included: usize) -> Result<Node> {
     let failed = |why: String| {
         Error::usage("reading the configuration")
