@@ -38,7 +38,7 @@ packages_of() {
     [ -n "$image" ] || return 1 ;;
   esac
   echo "$image"
-  private_apt apt-cache depends --important "$image" | awk '/Depends: linux-(binary|modules)-[0-9]/ {print $2}'
+  private_apt apt-cache depends --important "$image" | awk '/Depends: linux-(base|binary|modules)-[0-9]/ {print $2}'
 }
 
 # Sets kernel_dir: version, packages, boot (what is started), insmod (modules in their order).
