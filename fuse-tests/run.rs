@@ -35,6 +35,7 @@ modules! {
     tree = "run/tree.rs":
         the_machine_is_untouched, root_can_do_what_root_does, a_user_stays_oneself_when_asked,
         the_kernel_s_directories_work, binds_are_real, layers_lie_on_top_of_the_root,
-        another_root, mounts_below_the_root_are_covered, the_command_sees_itself_only,
+        another_root, mounts_below_the_root_are_covered, foreign_files_deep_in_a_mount,
+        the_command_sees_itself_only,
         a_run_inside_of_a_run;
 }

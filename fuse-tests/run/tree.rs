@@ -168,6 +168,32 @@ pub(crate) fn mounts_below_the_root_are_covered(way: &Way) {
     assert_eq!(finish(&mut command).good(), wanted);
 }
 
+/// The top of a mount may look as if all of it were the user's, as `/var/tmp` and `/home` do.
+pub(crate) fn foreign_files_deep_in_a_mount(way: &Way) {
+    if !nix::unistd::geteuid().is_root() {
+        skip("mounting a file system needs root");
+    }
+    let disk = way.plant_dir("disk");
+    let run = way.command(&[]);
+    let words = [run.get_program()].into_iter().chain(run.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let inside = format!(
+        "set -e; cd {disk}/dir; chmod 600 file; stat -c \"%u %a\" file; mv below moved; ls moved"
+    );
+    let owner = way.become_user.unwrap_or(0);
+    let script = format!(
+        "set -e; mount -t tmpfs -o mode=1777 t {disk}; cd {disk}; mkdir -p dir/below/it; \
+         echo x > dir/file; chown {owner}:{owner} dir; cd /; {} -- sh -c '{inside}'; ls {disk}/dir",
+        words.join(" ")
+    );
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &script])
+        .env("TMPDIR", way.scratch());
+    let wanted = "0 600\nit\nbelow\nfile\n";
+    assert_eq!(finish(&mut command).good(), wanted);
+}
+
 /// Neither the server nor anything else of ours can be seen or killed from inside.
 pub(crate) fn the_command_sees_itself_only(way: &Way) {
     let script = "echo /proc/[0-9]*; kill -9 -1; cat /etc/passwd | wc -l";

@@ -1,8 +1,11 @@
 //! Who is to carry an overlay.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::{Backend, Carrier, form};
 use crate::Overlay;
-use crate::probe::{self, Verdict};
+use crate::probe::{self, Unmapped, Verdict};
 use crate::sys::privilege::Privilege;
 use crate::union::Owners;
 
@@ -60,11 +63,27 @@ fn why_not_native(overlay: &Overlay) -> Option<String> {
     if let Some(option) = overlay.options.shown.first() {
         return Some(format!("it doesn't know `{option}`"));
     }
+    if overlay.owners == Owners::FakeRoot
+        && let Some(layer) = first_foreign(overlay)
+    {
+        return Some(format!(
+            "{} belongs to somebody without an id in this user namespace",
+            layer.display()
+        ));
+    }
     match probe::trial(&overlay.options) {
         Ok(verdict) if is_enough(&verdict, overlay.owners) => None,
         Ok(verdict) => Some(reason(&verdict)),
         Err(error) => Some(format!("it can't be tried out: {error}")),
     }
+}
+
+/// A layer whose root belongs to nobody of this user namespace: so may what is in it, further down than
+/// the trial looks.
+fn first_foreign(overlay: &Overlay) -> Option<&Path> {
+    let unmapped = Unmapped::current();
+    let mut layers = overlay.options.lower.iter().map(PathBuf::as_path);
+    layers.find(|layer| fs::metadata(layer).is_ok_and(|found| unmapped.owns(&found)))
 }
 
 /// Files of owners that this user namespace has no ids for are beyond the kernel's overlay. That

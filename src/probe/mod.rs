@@ -18,6 +18,7 @@ mod room;
 mod space;
 mod synthetic;
 mod trial;
+mod unmapped;
 mod upper;
 mod verdict;
 
@@ -29,5 +30,6 @@ pub use ids::{IdsVerdict, look_for_ids};
 pub use machine::Kernel;
 pub use trial::trial;
 pub(crate) use trial::trial_in;
+pub(crate) use unmapped::Unmapped;
 pub use upper::{UpperVerdict, look_at_upper};
 pub use verdict::{Outcome, Step, Verdict};

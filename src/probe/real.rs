@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::notes::{Note, Pen, Phase};
 use super::synthetic::{Scratch, io, leave, mounted};
+use super::unmapped::Unmapped;
 use super::verdict::Failure;
 use crate::options::Options;
 use crate::sys::mountinfo;
@@ -130,40 +130,6 @@ fn change(merged: &Path, names: &[PathBuf], pen: &Pen) {
 fn append_to(path: &Path) -> Result<(), Failure> {
     let mut file = io("open", fs::OpenOptions::new().append(true).open(path))?;
     io("write", file.write_all(b"new\n"))
-}
-
-/// Ids without a mapping all look like one id.
-struct Unmapped {
-    uid: Option<u32>,
-    gid: Option<u32>,
-}
-
-impl Unmapped {
-    fn current() -> Self {
-        Self {
-            uid: overflow("/proc/sys/kernel/overflowuid", "/proc/self/uid_map"),
-            gid: overflow("/proc/sys/kernel/overflowgid", "/proc/self/gid_map"),
-        }
-    }
-
-    fn owns(&self, found: &fs::Metadata) -> bool {
-        self.uid == Some(found.uid()) || self.gid == Some(found.gid())
-    }
-}
-
-/// The id that stands for unmapped ones, unless it is itself mapped.
-fn overflow(number: &str, map: &str) -> Option<u32> {
-    let id: u32 = fs::read_to_string(number).ok()?.trim().parse().ok()?;
-    let mapped = fs::read_to_string(map).ok()?.lines().any(|line| {
-        let mut fields = line
-            .split_whitespace()
-            .map(|field| field.parse::<u64>().ok());
-        match (fields.next().flatten(), fields.nth(1).flatten()) {
-            (Some(first), Some(count)) => (first..first + count).contains(&u64::from(id)),
-            _ => false,
-        }
-    });
-    (!mapped).then_some(id)
 }
 
 /// A user namespace may not look beneath mounts that it didn't make, so the kernel refuses to
