@@ -100,6 +100,8 @@ else
 fi
 fact "a user: overfall run" yes as_user "$overfall" run -- sh -c 'set -e; rm -rf /usr/share/doc; echo x >/overfall-was-here; ls /overfall-was-here; test ! -e /usr/share/doc'
 fact "the machine is as it was" yes test -d /usr/share/doc -a ! -e /overfall-was-here
+if at_least 6.6; then form="in memory"; else form="fallback form"; fi
+fact "a user: overfall run inside of overfall run keeps its changes" "$form" as_user "$overfall" run -- "$overfall" run -v -- true
 
 cd /
 rm -rf "$scratch"
