@@ -5,14 +5,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Carrier;
 use super::fuse::{self, Heard, Identity, Process};
+use super::{Carrier, tables};
 use crate::options::Options;
 use crate::probe::NATIVE_SOURCE;
 use crate::sys::mountinfo::{self, Mount};
@@ -69,7 +68,11 @@ pub fn list() -> Result<Vec<Listed>> {
     let mut servers = fuse::servers();
     let mut listed = Vec::new();
     let mut seen = HashSet::new();
-    let elsewhere = other_tables();
+    let own = tables::own();
+    let elsewhere = tables::all()
+        .into_iter()
+        .filter(|table| Some(table.namespace) != own)
+        .map(|table| (Some(table.holder), table.mounts));
     let tables = [(None, own_mounts)].into_iter().chain(elsewhere);
     for (holder, mounts) in tables {
         for mount in mounts.iter().filter(|mount| is_ours(mount)) {
@@ -93,26 +96,6 @@ pub fn list() -> Result<Vec<Listed>> {
     listed.extend(servers.iter().map(hidden));
     listed.retain(is_visible_to_us);
     Ok(listed)
-}
-
-/// Mount tables of other mount namespaces, each with a process in it.
-fn other_tables() -> impl Iterator<Item = (Option<u32>, Vec<Mount>)> {
-    let namespace = |process: &Path| rustix::fs::stat(process.join("ns/mnt")).map(|at| at.st_ino);
-    let own = namespace(Path::new("/proc/self")).ok();
-    let mut seen: HashSet<u64> = own.into_iter().collect();
-    let processes = fs::read_dir("/proc").into_iter().flatten();
-    processes.filter_map(move |entry| {
-        let entry = entry.ok()?;
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let place = entry.path();
-        let namespace = namespace(&place).ok()?;
-        if seen.contains(&namespace) {
-            return None;
-        }
-        let table = fs::read(place.join("mountinfo")).ok()?;
-        seen.insert(namespace);
-        Some((Some(pid), mountinfo::table(&table)))
-    })
 }
 
 fn is_ours(mount: &Mount) -> bool {

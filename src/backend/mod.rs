@@ -7,6 +7,7 @@ mod fuse;
 mod list;
 mod native;
 mod remount;
+mod tables;
 mod unmount;
 
 use std::fmt;
@@ -116,7 +117,7 @@ impl Mounted {
         match self.unmount() {
             Err(error) if error.raw_errno() == Some(Errno::BUSY) => {
                 log::warn!("{error}");
-                fuse::unmount(&target, Busy::Detach)
+                fuse::unmount(&target, None, Busy::Detach)
             }
             result => result,
         }
@@ -169,7 +170,7 @@ impl Drop for Mounted {
         if !self.armed {
             return;
         }
-        if let Err(error) = fuse::unmount(&self.target, Busy::Detach) {
+        if let Err(error) = fuse::unmount(&self.target, None, Busy::Detach) {
             log::warn!("{error}");
         }
     }
@@ -178,7 +179,7 @@ impl Drop for Mounted {
 /// Takes what is mounted at `target` out of sight, whoever mounted it and whether or not anybody
 /// serves it still.
 pub(crate) fn detach(target: &Path) -> Result<()> {
-    fuse::unmount(target, Busy::Detach)
+    fuse::unmount(target, None, Busy::Detach)
 }
 
 /// Mounts `overlay` with the backend that it asks for.

@@ -81,7 +81,7 @@ fn absolute(target: &Path) -> Result<PathBuf> {
 
 fn served(target: &Path, device: (u32, u32)) -> Result<()> {
     let server = Identity::of_mount(target).and_then(Identity::process);
-    fuse::unmount(target, Busy::Refuse)?;
+    fuse::unmount(target, Some(device), Busy::Refuse)?;
     match server {
         Some(server) => server.wait(target, Some(device), PATIENCE),
         None => {
@@ -100,7 +100,7 @@ pub(super) fn native(target: &Path) -> Result<()> {
     let root = openat(CWD, target, flags, Mode::empty()).context(STEP, target)?;
     syncfs(&root).context("writing back what is dirty", target)?;
     drop(root);
-    fuse::unmount(target, Busy::Refuse)
+    fuse::unmount(target, None, Busy::Refuse)
 }
 
 /// Waits for the end of a kernel overlay: the mount table is readable, in poll's eyes, when it

@@ -1,13 +1,11 @@
 //! Other mount namespaces that hold a copy of a mount: whoever makes a namespace copies every mount
 //! there is, and our server has to serve until the last copy has gone.
 
-use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::handover::Device;
-use crate::sys::mountinfo;
+use crate::backend::tables::{self, Table};
 use crate::{Error, Result};
 
 /// How long a server may take to end before we ask what keeps it.
@@ -54,19 +52,9 @@ fn complaint(target: &Path) -> Error {
 
 /// A process in whose mount namespace the device is mounted.
 fn holder(device: (u32, u32)) -> Option<u32> {
-    let mut seen = HashSet::new();
-    fs::read_dir("/proc").ok()?.find_map(|entry| {
-        let entry = entry.ok()?;
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let namespace = rustix::fs::stat(entry.path().join("ns/mnt")).ok()?.st_ino;
-        if seen.contains(&namespace) {
-            return None;
-        }
-        let table = fs::read(entry.path().join("mountinfo")).ok()?;
-        seen.insert(namespace);
-        mountinfo::table(&table)
-            .iter()
-            .any(|mount| mount.device == device)
-            .then_some(pid)
-    })
+    let has_it = |table: &Table| table.mounts.iter().any(|mount| mount.device == device);
+    tables::all()
+        .iter()
+        .find(|table| has_it(table))
+        .map(|table| table.holder)
 }
