@@ -1,7 +1,8 @@
 //! The overlays there are: who carries them, since when, and how much they were asked for.
 //!
-//! Mount tables say what is mounted, servers what they serve. A mount table is looked into for each
-//! mount namespace that has a process of ours, so the views of `overfall run` are found, too.
+//! Mount tables say what is mounted and whose it is, servers what they serve. A mount table is looked
+//! into for each mount namespace that has a process of ours, so the views of `overfall run` are found,
+//! too. A process is believed to be a server only if it is of the user whose mount it tells about.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::fuse::{self, Heard, Identity, Process};
+use super::users::Users;
 use super::{Carrier, tables};
 use crate::options::Options;
 use crate::probe::NATIVE_SOURCE;
@@ -42,7 +44,7 @@ pub struct Listed {
     pub backend: Carrier,
     /// Where it is.
     pub place: Place,
-    /// Whose it is. Nobody knows that of the kernel's overlays.
+    /// Whose it is, by the mount table. Nobody knows that of the kernel's overlays.
     pub user: Option<u32>,
     /// The server's process.
     pub pid: Option<u32>,
@@ -66,6 +68,7 @@ pub fn list() -> Result<Vec<Listed>> {
     let own_mounts = mountinfo::read()
         .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
     let mut servers = fuse::servers();
+    let users = Users::known();
     let mut listed = Vec::new();
     let mut seen = HashSet::new();
     let own = tables::own();
@@ -82,9 +85,11 @@ pub fn list() -> Result<Vec<Listed>> {
                 continue;
             }
             seen.insert(mount.device);
-            let served = |(_, heard): &&(Process, Heard)| heard.told.device == Some(mount.device);
-            let server = servers.iter().find(served);
-            listed.push(entry(mount, holder, server));
+            let user = users.mounter(holder, mount);
+            let server = servers
+                .iter()
+                .find(|(process, heard)| heard.is_about(mount.device, user, process));
+            listed.push(entry(mount, holder, user, server));
         }
     }
     servers.retain(|(_, heard)| {
@@ -105,18 +110,21 @@ fn is_ours(mount: &Mount) -> bool {
     }
 }
 
-fn entry(mount: &Mount, holder: Option<u32>, server: Option<&(Process, Heard)>) -> Listed {
+fn entry(
+    mount: &Mount,
+    holder: Option<u32>,
+    user: Option<u32>,
+    server: Option<&(Process, Heard)>,
+) -> Listed {
     let here = holder.map_or(Place::Here, Place::Elsewhere);
     if mount.fstype == "overlay" {
         return native(mount, here);
     }
     let mut entry = match server {
         Some(server) => hidden(server),
-        None => Listed {
-            user: mounter(mount),
-            ..unknown(Carrier::Fuse)
-        },
+        None => unknown(Carrier::Fuse),
     };
+    entry.user = user;
     entry.place = match (server, holder) {
         // A server that we can't see may be in another pid namespace: the mount tells.
         (None, None) if is_dead(&mount.point) => Place::Dead,
@@ -147,7 +155,7 @@ fn hidden((process, heard): &(Process, Heard)) -> Listed {
     let told = &heard.told;
     Listed {
         target: told.target.clone().into(),
-        user: process.user,
+        user: Some(process.user),
         pid: Some(process.pid),
         age: process.age.map(|age| age.as_secs()),
         requests: Some(heard.requests.iter().cloned().collect()),
@@ -183,15 +191,6 @@ fn native(mount: &Mount, place: Place) -> Listed {
         work: options.work.as_deref().map(shown),
         ..unknown(Carrier::Native)
     }
-}
-
-/// `user_id=` of a FUSE mount.
-fn mounter(mount: &Mount) -> Option<u32> {
-    let text = |option: &Vec<u8>| {
-        let number = option.strip_prefix(b"user_id=")?;
-        std::str::from_utf8(number).ok()?.parse().ok()
-    };
-    mount.super_options.iter().find_map(text)
 }
 
 /// Whether nobody answers any more.

@@ -9,6 +9,7 @@ mod native;
 mod remount;
 mod tables;
 mod unmount;
+mod users;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;

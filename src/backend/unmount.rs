@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
 use super::fuse::{self, Busy, Identity};
-use super::{End, PATIENCE, Place};
+use super::{Carrier, End, PATIENCE, Place};
 use crate::error::Context;
 use crate::sys::{Errno, from_io, mountinfo};
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ pub fn unmount_all() -> Result<Vec<Error>> {
     let mounts = super::list()?.into_iter().rev();
     let ours = mounts.filter(|mount| {
         matches!(mount.place, Place::Here | Place::Dead)
-            && mount.user.is_none_or(|user| user == own)
+            && (mount.user == Some(own) || mount.backend == Carrier::Native)
             && mount.target != Path::new("/")
     });
     let ended = ours.map(|mount| {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::handover::{Device, receive_descriptor};
@@ -319,8 +319,16 @@ fn unmount_error(target: &Path, errno: Errno) -> Error {
 /// Number of the device under which the file system on `target` is known. Answered by the kernel
 /// alone, also where nobody serves (yet, or any more).
 pub(crate) fn device(target: &Path) -> Device {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    device_of(target, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The same of what a link leads to.
+pub(super) fn device_behind(link: &Path) -> Device {
+    device_of(link, AtFlags::empty())
+}
+
+fn device_of(target: &Path, flags: AtFlags) -> Device {
+    let flags = flags | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let stat = statx(CWD, target, flags, StatxFlags::empty()).ok()?;
     Some((stat.stx_dev_major, stat.stx_dev_minor))
 }
