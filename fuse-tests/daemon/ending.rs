@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Completion;
 use rustix::process::{Signal, kill_process};
@@ -32,6 +33,10 @@ pub(crate) const CASES: &[Case] = &[
     (
         "umount_from_within_another_directory",
         umount_from_within_another_directory,
+    ),
+    (
+        "a_stopped_server_does_not_hold_up_an_unmount",
+        a_stopped_server_does_not_hold_up_an_unmount,
     ),
 ];
 
@@ -161,5 +166,22 @@ fn umount_from_within_another_directory(place: &Place) -> Verdict {
     let said = run(command);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(!place.is_mounted());
+    Ok(Completion::Completed)
+}
+
+fn a_stopped_server_does_not_hold_up_an_unmount(place: &Place) -> Verdict {
+    place.mount();
+    let server = place.server();
+    kill_process(server, Signal::STOP)?;
+    let start = Instant::now();
+    let said = place.umount();
+    let (took, left) = (start.elapsed(), place.is_mounted());
+    kill_process(server, Signal::CONT)?;
+    assert_eq!((said.code, left), (Some(2), false), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    let why = format!("(process {}) is stopped", server.as_raw_nonzero());
+    assert!(said.err.contains(&why), "{said:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    place.until_no_server();
     Ok(Completion::Completed)
 }

@@ -38,6 +38,10 @@ pub(crate) const CASES: &[Case] = &[
         "sigterm_finds_a_mount_outside_of_a_chroot",
         sigterm_finds_a_mount_outside_of_a_chroot,
     ),
+    (
+        "a_server_that_does_not_answer_is_not_asked_for_long",
+        a_server_that_does_not_answer_is_not_asked_for_long,
+    ),
 ];
 
 /// Runs a script in fresh namespaces; `$mount` and `$umount` are commands.
@@ -127,6 +131,27 @@ fn sigterm_unmounts_in_the_callers_namespace(place: &Place) -> Verdict {
         ls merged; echo unmounted";
     let out = or_skip!(in_namespaces(place, "-Urmpf --mount-proc", script));
     assert_eq!(out, "unmounted\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+/// Its process can't be seen, so it is asked by way of the mount.
+fn a_server_that_does_not_answer_is_not_asked_for_long(place: &Place) -> Verdict {
+    let script = "$mount || exit 1
+        for i in /proc/[0-9]*/cmdline; do
+            case $(tr '\\0' ' ' < $i 2>/dev/null) in
+                *$PWD/*) pid=${i#/proc/}; pid=${pid%/cmdline}; kill -STOP $pid ;;
+            esac
+        done
+        while grep -h State: /proc/$pid/task/*/status | grep -qv T; do sleep 0.01; done
+        unshare -pf timeout -s KILL 40 sh -c \"mount -t proc proc /proc && $umount 2>&1\"
+        echo $?
+        umount /proc
+        grep -c \" $PWD/merged \" /proc/self/mountinfo
+        kill -CONT $pid";
+    let out = or_skip!(in_namespaces(place, "-Urm --propagation private", script));
+    assert!(out.contains("its server doesn't answer"), "{out}");
+    assert!(out.ends_with("\n0\n0\n"), "{out}");
     place.until_no_server();
     Ok(Completion::Completed)
 }

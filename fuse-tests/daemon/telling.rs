@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Completion;
 use rustix::process::{Signal, kill_process};
@@ -27,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
         the_kernels_overlay_is_listed,
     ),
     ("strangers_are_not_listed", strangers_are_not_listed),
+    (
+        "a_stopped_server_does_not_hold_up_a_list",
+        a_stopped_server_does_not_hold_up_a_list,
+    ),
     ("debug_logs_each_request", debug_logs_each_request),
     (
         "debug_without_a_file_stays_in_the_foreground",
@@ -211,19 +215,40 @@ fn the_kernels_overlay_is_listed(place: &Place) -> Verdict {
 /// A plain user doesn't see root's, root sees all.
 fn strangers_are_not_listed(place: &Place) -> Verdict {
     place.mount();
+    let seen = stranger(place).map(|list| rows(place, &run(list)).len());
+    assert_eq!(place.umount().code, Some(0));
+    let Some(seen) = seen else {
+        return Ok(Completion::ignored_with("there is nobody else to be"));
+    };
+    assert_eq!(seen, usize::from(place.who == Who::Plain));
+    Ok(Completion::Completed)
+}
+
+/// `overfall list` of somebody else: a plain user's root, root's a number that nobody has.
+fn stranger(place: &Place) -> Option<std::process::Command> {
     let stranger = match place.who {
         Who::Root => Some(STRANGER),
         Who::Plain if rustix::process::geteuid().is_root() => None,
-        Who::Plain => {
-            assert_eq!(place.umount().code, Some(0));
-            return Ok(Completion::ignored_with("there is nobody else to be"));
-        }
+        Who::Plain => return None,
     };
     let mut stranger = command_as(stranger, place.program());
     stranger.args(["list", "--json"]).current_dir(&place.dir);
-    let seen = rows(place, &run(stranger)).len();
+    Some(stranger)
+}
+
+fn a_stopped_server_does_not_hold_up_a_list(place: &Place) -> Verdict {
+    place.mount();
+    let server = place.server();
+    kill_process(server, Signal::STOP)?;
+    let start = Instant::now();
+    let own = run(place.overfall(&["list", "--json"]));
+    let theirs = stranger(place).map(run);
+    let took = start.elapsed();
+    kill_process(server, Signal::CONT)?;
     assert_eq!(place.umount().code, Some(0));
-    assert_eq!(seen, usize::from(place.who == Who::Plain));
+    assert_eq!(rows(place, &own).len(), 1);
+    assert!(theirs.is_none_or(|theirs| theirs.code == Some(0)));
+    assert!(took < Duration::from_secs(20), "{took:?}");
     Ok(Completion::Completed)
 }
 

@@ -125,12 +125,13 @@ fn entry(
         None => unknown(Carrier::Fuse),
     };
     entry.user = user;
-    entry.place = match (server, holder) {
-        // A server that we can't see may be in another pid namespace: the mount tells.
-        (None, None) if is_dead(&mount.point) => Place::Dead,
-        _ => here,
-    };
+    entry.place = here;
     entry.target = mount.point.clone();
+    // A server that we can't see may be in another pid namespace: the mount tells. A stranger's isn't
+    // asked: it may hang.
+    if server.is_none() && holder.is_none() && is_visible_to_us(&entry) && is_dead(mount) {
+        entry.place = Place::Dead;
+    }
     entry
 }
 
@@ -193,9 +194,10 @@ fn native(mount: &Mount, place: Place) -> Listed {
     }
 }
 
-/// Whether nobody answers any more.
-fn is_dead(target: &Path) -> bool {
-    Identity::asked_of(target) == Err(Errno::NOTCONN)
+/// Whether nobody answers any more. Who takes too long is alive.
+fn is_dead(mount: &Mount) -> bool {
+    fuse::device(&mount.point) == Some(mount.device)
+        && Identity::asked_of(&mount.point) == Err(Errno::NOTCONN)
 }
 
 /// Others' are none of our business, unless we are root. The kernel's overlay in our namespace is

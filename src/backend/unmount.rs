@@ -8,9 +8,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
 use super::fuse::{self, Busy, Identity};
+use super::users::Users;
 use super::{Carrier, End, PATIENCE, Place};
 use crate::error::Context;
-use crate::sys::{Errno, from_io, mountinfo};
+use crate::sys::mountinfo::{self, Mount};
+use crate::sys::{Errno, from_io};
 use crate::{Error, Result};
 
 const STEP: &str = "unmounting";
@@ -29,7 +31,7 @@ pub fn unmount(target: &Path) -> Result<()> {
     };
     match mount.fstype.to_str().unwrap_or_default() {
         "overlay" => native(&target),
-        fuse::FILE_SYSTEM => served(&target, mount.device),
+        fuse::FILE_SYSTEM => served(&target, mount),
         other => Err(Error::usage(STEP)
             .at(&target)
             .because(format!("a file system of type {other} is mounted there"))
@@ -79,19 +81,41 @@ fn absolute(target: &Path) -> Result<PathBuf> {
     }
 }
 
-fn served(target: &Path, device: (u32, u32)) -> Result<()> {
-    let server = Identity::of_mount(target).and_then(Identity::process);
-    fuse::unmount(target, Some(device), Busy::Refuse)?;
+fn served(target: &Path, mount: &Mount) -> Result<()> {
+    let device = Some(mount.device);
+    let server = server(target, mount);
+    let unmounted = fuse::unmount(target, device, Busy::Refuse);
     match server {
-        Some(server) => server.wait(target, Some(device), PATIENCE),
-        None => {
+        Ok(Some(server)) => unmounted.and_then(|()| server.wait(target, device, PATIENCE)),
+        Err(Errno::TIMEDOUT) => {
+            log::warn!(
+                "{}: its server doesn't answer; it is unmounted all the same, and nobody waits \
+                 for what may still be written",
+                target.display()
+            );
+            unmounted.or_else(|error| match error.raw_errno() {
+                // Perhaps it is our own question that keeps it busy.
+                Some(Errno::BUSY) => fuse::unmount(target, device, Busy::Detach),
+                _ => Err(error),
+            })
+        }
+        Ok(None) | Err(_) => unmounted.inspect(|()| {
             log::info!(
                 "{}: its server is out of sight, so there is nobody to wait for",
                 target.display()
             );
-            Ok(())
-        }
+        }),
     }
+}
+
+/// Who serves a mount, to be waited for. Only one that is out of sight is asked.
+fn server(target: &Path, mount: &Mount) -> Result<Option<fuse::ToWaitFor>, Errno> {
+    let mounter = Users::known().mounter(None, mount);
+    if let Some(server) = fuse::serving(mount.device, mounter) {
+        return Ok(Some(server));
+    }
+    let identity = Identity::asked_of(target)?;
+    Ok(identity.and_then(Identity::process))
 }
 
 /// Unmounts a kernel overlay after writing back what is dirty.

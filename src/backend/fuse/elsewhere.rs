@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::handover::Device;
+use super::identity;
 use crate::backend::tables::{self, Table};
 use crate::{Error, Result};
 
@@ -21,6 +22,7 @@ pub(super) fn wait(
 ) -> Result<()> {
     let start = Instant::now();
     let mut before = None;
+    let mut was_stopped = false;
     while !gone(SOON) {
         let now = device.and_then(holder);
         // One that holds it only for now, as another server that is starting does, has gone the
@@ -35,6 +37,15 @@ pub(super) fn wait(
                 ))
                 .remedy("the server ends with that namespace"));
         }
+        let stopped = identity::is_stopped(pid);
+        if stopped && was_stopped {
+            return Err(complaint(target)
+                .because(format!(
+                    "it is unmounted, but its server (process {pid}) is stopped and doesn't answer"
+                ))
+                .remedy(format!("`kill -CONT {pid}` lets it end")));
+        }
+        was_stopped = stopped;
         if start.elapsed() > patience {
             return Err(complaint(target)
                 .because(format!(

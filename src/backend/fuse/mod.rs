@@ -37,9 +37,9 @@ use crate::{Error, Overlay, Result};
 use handover::Device;
 use report::Report;
 
-pub(crate) use identity::Identity;
-pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
-pub(crate) use status::{Heard, Process, servers};
+pub(crate) use identity::{Identity, Process as ToWaitFor};
+pub(crate) use mount::{Busy, FILE_SYSTEM, device, unmount};
+pub(crate) use status::{Heard, Process, servers, serving};
 
 /// What the server says while it serves.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use rustix::fs::{
     MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, major,
     memfd_create, minor, open,
 };
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::daemon::Job;
@@ -118,6 +119,19 @@ pub(crate) fn servers() -> Vec<(Process, Heard)> {
             Some((Process::at(pid, user, &place), heard))
         })
         .collect()
+}
+
+/// The process that serves a mount of this user's, if we may look into it. It isn't asked: it may
+/// hang.
+pub(crate) fn serving(device: (u32, u32), mounter: Option<u32>) -> Option<identity::Process> {
+    let serves = |(process, heard): &(Process, Heard)| heard.is_about(device, mounter, process);
+    let (process, _) = servers().into_iter().find(serves)?;
+    let handle = identity::Process::open(Pid::from_raw(process.pid.cast_signed())?)?;
+    // Now that the number can't become another process's: it is still the one.
+    let place = Path::new("/proc").join(process.pid.to_string());
+    let (user, heard) = Heard::from(&place, memory_device()?)?;
+    let process = Process::at(process.pid, user, &place);
+    heard.is_about(device, mounter, &process).then_some(handle)
 }
 
 /// What /proc tells about a server's process, as far as it does.
