@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
-use super::fuse::{self, Busy, Identity};
+use super::fuse::{self, Busy, Device, Identity};
 use super::users::Users;
 use super::{Carrier, End, PATIENCE, Place};
 use crate::error::Context;
@@ -30,7 +30,7 @@ pub fn unmount(target: &Path) -> Result<()> {
             .because("nothing is mounted there"));
     };
     match mount.fstype.to_str().unwrap_or_default() {
-        "overlay" => native(&target),
+        "overlay" => native(&target, Some(mount.device)),
         fuse::FILE_SYSTEM => served(&target, mount),
         other => Err(Error::usage(STEP)
             .at(&target)
@@ -119,24 +119,32 @@ fn server(target: &Path, mount: &Mount) -> Result<Option<fuse::ToWaitFor>, Errno
 }
 
 /// Unmounts a kernel overlay after writing back what is dirty.
-pub(super) fn native(target: &Path) -> Result<()> {
+pub(super) fn native(target: &Path, device: Device) -> Result<()> {
+    fuse::is_on_top(target, device)?;
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, target, flags, Mode::empty()).context(STEP, target)?;
     syncfs(&root).context("writing back what is dirty", target)?;
     drop(root);
-    fuse::unmount(target, None, Busy::Refuse)
+    fuse::unmount(target, device, Busy::Refuse)
+}
+
+/// Whether the device is mounted at `target`, on top or not.
+pub(super) fn is_there(target: &Path, device: Device) -> Result<bool> {
+    let mounts = mountinfo::read()
+        .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
+    Ok(mounts
+        .iter()
+        .any(|mount| mount.point == target && device.is_none_or(|device| device == mount.device)))
 }
 
 /// Waits for the end of a kernel overlay: the mount table is readable, in poll's eyes, when it
 /// changes.
-pub(super) fn native_gone_or(target: &Path, wake: BorrowedFd<'_>) -> Result<End> {
+pub(super) fn native_gone_or(target: &Path, device: Device, wake: BorrowedFd<'_>) -> Result<End> {
     const STEP: &str = "watching the mount table";
     let table = File::open("/proc/self/mountinfo")
         .map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
     loop {
-        let mounts =
-            mountinfo::read().map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
-        if !mounts.iter().any(|mount| mount.point == target) {
+        if !is_there(target, device)? {
             return Ok(End::Gone);
         }
         let mut fds = [

@@ -34,11 +34,11 @@ use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
 use crate::union::Setup;
 use crate::{Error, Overlay, Result};
-use handover::Device;
 use report::Report;
 
+pub(crate) use handover::Device;
 pub(crate) use identity::{Identity, Process as ToWaitFor};
-pub(crate) use mount::{Busy, FILE_SYSTEM, device, unmount};
+pub(crate) use mount::{Busy, FILE_SYSTEM, device, is_on_top, unmount};
 pub(crate) use status::{Heard, Process, servers, serving};
 
 /// What the server says while it serves.
@@ -116,6 +116,11 @@ pub(super) fn mount(overlay: &Overlay, target: &Path, log: Log) -> Result<Server
 }
 
 impl Server {
+    /// Of its mount.
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
     /// A mount that doesn't answer is not left behind.
     fn unusable(self, target: &Path, errno: Errno) -> Error {
         if let Err(error) = unmount(target, self.device, Busy::Detach) {
