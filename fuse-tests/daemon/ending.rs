@@ -34,6 +34,7 @@ pub(crate) const CASES: &[Case] = &[
         "umount_from_within_another_directory",
         umount_from_within_another_directory,
     ),
+    ("umount_follows_links", umount_follows_links),
     (
         "foreground_tells_of_a_killed_server",
         foreground_tells_of_a_killed_server,
@@ -246,6 +247,35 @@ fn umount_from_within_another_directory(place: &Place) -> Verdict {
     let said = run(command);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(!place.is_mounted());
+    Ok(Completion::Completed)
+}
+
+/// As mount does; also those that lead to a mount that nobody serves.
+fn umount_follows_links(place: &Place) -> Verdict {
+    let said = place.shell("mkdir in && ln -s ../merged in/one && ln -s in/one two && ln -s a a");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let options = place.options();
+    for dead in [false, true] {
+        let mount = ["mount", "--backend", "fuse", "-o", &options, "two"];
+        let said = run(place.overfall(&mount));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        if dead {
+            kill_process(place.server(), Signal::KILL)?;
+            place.until_no_server();
+        }
+        let said = run(place.overfall(&["umount", "two"]));
+        let left = place.is_mounted();
+        if left {
+            place.umount();
+        }
+        assert_eq!((said.code, left), (Some(0), false), "{said:?}");
+    }
+    let said = run(place.overfall(&["umount", "a"]));
+    assert_eq!(
+        (said.code, said.err.lines().count()),
+        (Some(2), 1),
+        "{said:?}"
+    );
     Ok(Completion::Completed)
 }
 

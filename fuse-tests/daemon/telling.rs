@@ -26,6 +26,10 @@ pub(crate) const CASES: &[Case] = &[
         "the_kernels_overlay_is_listed",
         the_kernels_overlay_is_listed,
     ),
+    (
+        "layers_of_any_name_are_listed",
+        layers_of_any_name_are_listed,
+    ),
     ("strangers_are_not_listed", strangers_are_not_listed),
     (
         "a_stopped_server_does_not_hold_up_a_list",
@@ -124,7 +128,13 @@ fn a_dead_mount_is_listed_as_dead(place: &Place) -> Verdict {
     let rows = rows_when(place, 1);
     assert_eq!(rows[0]["place"], "dead", "{rows:?}");
     assert!(rows[0]["pid"].is_null(), "{rows:?}");
+    // Root may not enter a plain user's mount, and sees as much.
+    let seen = stranger(place).map(|list| self::rows(place, &run(list)));
     assert_eq!(place.umount().code, Some(0));
+    if let (Who::Plain, Some(seen)) = (place.who, seen) {
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0]["place"], "dead", "{seen:?}");
+    }
     Ok(Completion::Completed)
 }
 
@@ -209,6 +219,34 @@ fn the_kernels_overlay_is_listed(place: &Place) -> Verdict {
     assert_eq!(row["lower"], serde_json::json!([format!("{dir}/lower")]));
     assert!(row["pid"].is_null() && row["requests"].is_null(), "{row}");
     assert_eq!(umount.code, Some(0));
+    Ok(Completion::Completed)
+}
+
+fn layers_of_any_name_are_listed(place: &Place) -> Verdict {
+    let names = ["a,b", "c:d", r"e\f", "g=h, i"];
+    let made = place.shell(&format!("mkdir '{}' up,per wo,rk", names.join("' '")));
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let backends = match place.who {
+        Who::Root => &["native", "fuse"][..],
+        Who::Plain => &["fuse"],
+    };
+    let dir = place.dir.display();
+    let lower = format!(r"{dir}/a\,b:{dir}/c\:d:{dir}/e\\f:{dir}/g=h\, i");
+    let options = format!(r"lowerdir={lower},upperdir={dir}/up\,per,workdir={dir}/wo\,rk");
+    for backend in backends {
+        let said = run(place.overfall(&["mount", "--backend", backend, "-o", &options, "merged"]));
+        if *backend == "native" && said.code != Some(0) {
+            continue;
+        }
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let rows = list(place);
+        assert_eq!(place.umount().code, Some(0));
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        let lower = names.map(|name| format!("{dir}/{name}"));
+        assert_eq!(rows[0]["lower"], serde_json::json!(lower), "{backend}");
+        assert_eq!(rows[0]["upper"], format!("{dir}/up,per"), "{backend}");
+        assert_eq!(rows[0]["work"], format!("{dir}/wo,rk"), "{backend}");
+    }
     Ok(Completion::Completed)
 }
 

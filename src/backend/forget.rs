@@ -18,7 +18,7 @@ const STEP: &str = "having the mount forget its layers";
 /// Open files stay what they are. A directory that is made of other layers now is a new one: who
 /// works in it has to enter it again.
 pub fn forget(target: &Path) -> Result<()> {
-    let server = match Identity::asked_of(target) {
+    let server = match Identity::asked_of(target, None) {
         Err(Errno::TIMEDOUT) => {
             return Err(Error::system(STEP)
                 .at(target)

@@ -5,16 +5,17 @@
 //! too. A process is believed to be a server only if it is of the user whose mount it tells about.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Gid, Uid};
 use serde::Serialize;
 
 use super::fuse::{self, Heard, Identity, Process};
-use super::users::Users;
+use super::users::{self, Users};
 use super::{Carrier, tables};
-use crate::options::Options;
+use crate::options::{Options, unescape};
 use crate::probe::NATIVE_SOURCE;
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::privilege::Privilege;
@@ -99,7 +100,7 @@ pub fn list() -> Result<Vec<Listed>> {
             .is_none_or(|device| !seen.contains(&device))
     });
     listed.extend(servers.iter().map(hidden));
-    listed.retain(is_visible_to_us);
+    listed.retain(|entry| is_visible_to_us(entry.user, entry.place));
     Ok(listed)
 }
 
@@ -120,19 +121,21 @@ fn entry(
     if mount.fstype == "overlay" {
         return native(mount, here);
     }
-    let mut entry = match server {
-        Some(server) => hidden(server),
-        None => unknown(Carrier::Fuse),
-    };
-    entry.user = user;
-    entry.place = here;
-    entry.target = mount.point.clone();
     // A server that we can't see may be in another pid namespace: the mount tells. A stranger's isn't
     // asked: it may hang.
-    if server.is_none() && holder.is_none() && is_visible_to_us(&entry) && is_dead(mount) {
-        entry.place = Place::Dead;
+    let unsure = server.is_none_or(|(_, heard)| !heard.told.is_surely_at(&mount.point));
+    let visible = holder.is_none() && is_visible_to_us(user, here);
+    let dead = unsure && visible && is_dead(mount, user);
+    let entry = match server {
+        Some(server) if !dead => hidden(server),
+        _ => unknown(Carrier::Fuse),
+    };
+    Listed {
+        target: mount.point.clone(),
+        place: if dead { Place::Dead } else { here },
+        user,
+        ..entry
     }
-    entry
 }
 
 fn unknown(backend: Carrier) -> Listed {
@@ -170,44 +173,118 @@ fn hidden((process, heard): &(Process, Heard)) -> Listed {
 
 /// The kernel's overlay: all that there is to know stands in the mount table.
 fn native(mount: &Mount, place: Place) -> Listed {
-    const LAYERS: [&str; 5] = ["lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"];
-    let is_layer = |option: &&Vec<u8>| {
-        let name = option.split(|&byte| byte == b'=').next();
-        LAYERS.iter().any(|layer| name == Some(layer.as_bytes()))
-    };
-    let options: Vec<&[u8]> = mount
-        .super_options
-        .iter()
-        .filter(is_layer)
-        .map(Vec::as_slice)
-        .collect();
-    let options = Options::parse(OsStr::from_bytes(&options.join(&b','))).unwrap_or_default();
+    let layers = Layers::of(&mount.super_options);
     let shown = |path: &Path| path.display().to_string();
-    let lowers = options.lower.iter().chain(&options.data_only);
     Listed {
         target: mount.point.clone(),
         place,
-        lower: lowers.map(|path| shown(path)).collect(),
-        upper: options.upper.as_deref().map(shown),
-        work: options.work.as_deref().map(shown),
+        lower: layers.lower.iter().map(|path| shown(path)).collect(),
+        upper: layers.upper.as_deref().map(shown),
+        work: layers.work.as_deref().map(shown),
         ..unknown(Carrier::Native)
     }
 }
 
+/// The layers of the kernel's overlay.
+#[derive(Debug, Default)]
+struct Layers {
+    lower: Vec<PathBuf>,
+    upper: Option<PathBuf>,
+    work: Option<PathBuf>,
+}
+
+impl Layers {
+    fn of(options: &[Vec<u8>]) -> Self {
+        let mut layers = Self::default();
+        for option in options {
+            let Some(equals) = option.iter().position(|&byte| byte == b'=') else {
+                continue;
+            };
+            let value = &option[equals + 1..];
+            let plain = || unescape(value).map(OsString::from_vec).map(PathBuf::from);
+            match &option[..equals] {
+                // As they are; the others may have escapes.
+                b"lowerdir+" | b"datadir+" => layers.lower.push(OsStr::from_bytes(value).into()),
+                b"lowerdir" => {
+                    let option = one_option(option);
+                    let told = Options::parse(OsStr::from_bytes(&option)).unwrap_or_default();
+                    layers.lower.extend(told.lower);
+                    layers.lower.extend(told.data_only);
+                }
+                b"upperdir" => layers.upper = plain(),
+                b"workdir" => layers.work = plain(),
+                _ => {}
+            }
+        }
+        layers
+    }
+}
+
+/// The option with an escape before each comma: the kernel doesn't always show one.
+fn one_option(option: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(option.len());
+    let mut bytes = option.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => {
+                out.push(byte);
+                out.extend(bytes.next());
+            }
+            b',' => out.extend(*b"\\,"),
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
 /// Whether nobody answers any more. Who takes too long is alive.
-fn is_dead(mount: &Mount) -> bool {
-    fuse::device(&mount.point) == Some(mount.device)
-        && Identity::asked_of(&mount.point) == Err(Errno::NOTCONN)
+fn is_dead(mount: &Mount, user: Option<u32>) -> bool {
+    if fuse::device(&mount.point) != Some(mount.device) {
+        return false;
+    }
+    let asked = |asker| Identity::asked_of(&mount.point, asker);
+    let answer = match (asked(None), user, users::number(mount, b"group_id=")) {
+        (Err(Errno::ACCESS), Some(user), Some(group)) => {
+            asked(Some((Uid::from_raw(user), Gid::from_raw(group))))
+        }
+        (answer, _, _) => answer,
+    };
+    answer == Err(Errno::NOTCONN)
 }
 
 /// Others' are none of our business, unless we are root. The kernel's overlay in our namespace is
 /// somebody's who may mount there.
-fn is_visible_to_us(entry: &Listed) -> bool {
+fn is_visible_to_us(user: Option<u32>, place: Place) -> bool {
     let own = rustix::process::geteuid();
-    match (entry.user, entry.place) {
+    match (user, place) {
         _ if own.is_root() => true,
         (Some(user), _) => user == own.as_raw(),
         (None, Place::Here) => Privilege::current() != Privilege::None,
         (None, _) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_any_names() {
+        let options = [
+            &b"rw"[..],
+            b"lowerdir+=/a,b",
+            br"lowerdir+=/c\:d",
+            b"datadir+=/e:f",
+            b"upperdir=/up,per",
+            br"workdir=/wo\,rk",
+            b"index=on",
+        ];
+        let layers = Layers::of(&options.map(<[u8]>::to_vec));
+        let lower = ["/a,b", r"/c\:d", "/e:f"].map(PathBuf::from);
+        assert_eq!(layers.lower, lower);
+        assert_eq!(layers.upper.as_deref(), Some(Path::new("/up,per")));
+        assert_eq!(layers.work.as_deref(), Some(Path::new("/wo,rk")));
+        let old = Layers::of(&[br"lowerdir=/a,b:/c\:d:/e\,f".to_vec()]);
+        assert_eq!(old.lower, ["/a,b", "/c:d", "/e,f"].map(PathBuf::from));
     }
 }

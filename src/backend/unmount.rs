@@ -66,20 +66,31 @@ pub(super) fn is_ours(target: &Path) -> Result<bool> {
 }
 
 /// The target's name from the root. The target itself may be a mount that nobody serves any more:
-/// it isn't asked.
+/// it isn't asked, but for being a link, which mounts are not.
 fn absolute(target: &Path) -> Result<PathBuf> {
-    let resolve = |path: &Path| {
-        std::fs::canonicalize(path)
-            .map_err(|error| Error::usage(STEP).at(target).errno(from_io(&error)))
-    };
-    match (target.parent(), target.file_name()) {
-        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
-            Ok(resolve(Path::new("."))?.join(name))
+    let failed = |errno| Error::usage(STEP).at(target).errno(errno);
+    let resolve =
+        |path: &Path| std::fs::canonicalize(path).map_err(|error| failed(from_io(&error)));
+    let mut path = target.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return resolve(&path);
+        };
+        let parent = match parent.as_os_str().is_empty() {
+            true => resolve(Path::new("."))?,
+            false => resolve(parent)?,
+        };
+        let named = parent.join(name);
+        match std::fs::read_link(&named) {
+            Ok(next) => path = parent.join(next),
+            Err(_) => return Ok(named),
         }
-        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
-        _ => resolve(target),
     }
+    Err(failed(Errno::LOOP))
 }
+
+/// As many links in a row as the kernel follows.
+const MOST_LINKS: usize = 40;
 
 fn served(target: &Path, mount: &Mount) -> Result<()> {
     let device = Some(mount.device);
@@ -111,10 +122,14 @@ fn served(target: &Path, mount: &Mount) -> Result<()> {
 /// Who serves a mount, to be waited for. Only one that is out of sight is asked.
 fn server(target: &Path, mount: &Mount) -> Result<Option<fuse::ToWaitFor>, Errno> {
     let mounter = Users::known().mounter(None, mount);
-    if let Some(server) = fuse::serving(mount.device, mounter) {
+    let found = fuse::serving(mount.device, mounter);
+    if let Some((server, heard)) = found
+        && (heard.told.is_surely_at(&mount.point)
+            || Identity::asked_of(target, None) != Err(Errno::NOTCONN))
+    {
         return Ok(Some(server));
     }
-    let identity = Identity::asked_of(target)?;
+    let identity = Identity::asked_of(target, None)?;
     Ok(identity.and_then(Identity::process))
 }
 

@@ -24,6 +24,15 @@ pub(super) fn wait(
     let mut before = None;
     let mut was_stopped = false;
     while !gone(SOON) {
+        let stopped = identity::is_stopped(pid);
+        if stopped && was_stopped {
+            return Err(complaint(target)
+                .because(format!(
+                    "it is unmounted, but its server (process {pid}) is stopped and doesn't answer"
+                ))
+                .remedy(format!("`kill -CONT {pid}` lets it end")));
+        }
+        was_stopped = stopped;
         let now = device.and_then(holder);
         // One that holds it only for now, as another server that is starting does, has gone the
         // second time.
@@ -37,15 +46,6 @@ pub(super) fn wait(
                 ))
                 .remedy("the server ends with that namespace"));
         }
-        let stopped = identity::is_stopped(pid);
-        if stopped && was_stopped {
-            return Err(complaint(target)
-                .because(format!(
-                    "it is unmounted, but its server (process {pid}) is stopped and doesn't answer"
-                ))
-                .remedy(format!("`kill -CONT {pid}` lets it end")));
-        }
-        was_stopped = stopped;
         if start.elapsed() > patience {
             return Err(complaint(target)
                 .because(format!(

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use rustix::process::{Gid, Pid, PidfdFlags, Uid, pidfd_open, test_kill_process};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::elsewhere;
 use super::handover::Device;
@@ -44,13 +45,17 @@ impl Identity {
     }
 
     /// The server of the mount at `target`, by its own word; `None` where it isn't a mount of ours.
-    /// [`Errno::TIMEDOUT`] where nobody answers.
-    pub(crate) fn asked_of(target: &Path) -> Result<Option<Self>, Errno> {
+    /// [`Errno::TIMEDOUT`] where nobody answers. `asker` is whom to ask as, a user and a group: a
+    /// plain user's mount lets nobody else in.
+    pub(crate) fn asked_of(
+        target: &Path,
+        asker: Option<(Uid, Gid)>,
+    ) -> Result<Option<Self>, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = openat(CWD, target, flags, Mode::empty())?;
         // Who waits for an answer may not even be killed.
         let legacy = in_child(LIMIT, |out| {
-            let answer = ask(&root, &out);
+            let answer = ask(&root, asker, &out);
             let errno = answer
                 .as_ref()
                 .map_or_else(|errno| errno.raw_os_error(), |_| 0);
@@ -114,10 +119,14 @@ impl Identity {
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// In a child: asks the root of a mount.
-fn ask(root: &OwnedFd, out: &OwnedFd) -> Result<Vec<u8>, Errno> {
+fn ask(root: &OwnedFd, asker: Option<(Uid, Gid)>, out: &OwnedFd) -> Result<Vec<u8>, Errno> {
     // A child that hangs must hold nothing that others wait for.
     close_others(&[root.as_fd(), out.as_fd()]);
     close_these(&[stdin().as_fd(), stdout().as_fd(), stderr().as_fd()]);
+    if let Some((user, group)) = asker {
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
+    }
     let path = format!("/proc/self/fd/{}", root.as_raw_fd());
     let mut value = [0u8; 64];
     let length = rustix::fs::getxattr(path, server::IDENTITY, &mut value[..])?;

@@ -107,23 +107,29 @@ impl Status {
     }
 }
 
-/// The servers that we may look into, with their processes.
+/// The servers that we may look into, with their processes. The one that was told last about its
+/// mount comes first: the device of one that is ending may be another's already.
 pub(crate) fn servers() -> Vec<(Process, Heard)> {
     let Some(memory) = memory_device() else {
         return Vec::new();
     };
-    identity::numbers()
+    let mut servers: Vec<_> = identity::numbers()
         .filter_map(|pid| {
             let place = Path::new("/proc").join(pid.to_string());
             let (user, heard) = Heard::from(&place, memory)?;
             Some((Process::at(pid, user, &place), heard))
         })
-        .collect()
+        .collect();
+    servers.sort_by_key(|(_, heard)| std::cmp::Reverse(heard.since));
+    servers
 }
 
-/// The process that serves a mount of this user's, if we may look into it. It isn't asked: it may
-/// hang.
-pub(crate) fn serving(device: (u32, u32), mounter: Option<u32>) -> Option<identity::Process> {
+/// The process that serves a mount of this user's, if we may look into it, with what it tells. It
+/// isn't asked: it may hang.
+pub(crate) fn serving(
+    device: (u32, u32),
+    mounter: Option<u32>,
+) -> Option<(identity::Process, Heard)> {
     let serves = |(process, heard): &(Process, Heard)| heard.is_about(device, mounter, process);
     let (process, _) = servers().into_iter().find(serves)?;
     let handle = identity::Process::open(Pid::from_raw(process.pid.cast_signed())?)?;
@@ -131,7 +137,9 @@ pub(crate) fn serving(device: (u32, u32), mounter: Option<u32>) -> Option<identi
     let place = Path::new("/proc").join(process.pid.to_string());
     let (user, heard) = Heard::from(&place, memory_device()?)?;
     let process = Process::at(process.pid, user, &place);
-    heard.is_about(device, mounter, &process).then_some(handle)
+    heard
+        .is_about(device, mounter, &process)
+        .then_some((handle, heard))
 }
 
 /// What /proc tells about a server's process, as far as it does.
@@ -179,6 +187,8 @@ fn memory(place: &Path) -> Option<u64> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub(crate) told: Told,
+    /// When it was written, in seconds and their fraction. Counting doesn't change that.
+    since: (i64, u64),
     /// The kinds of requests that came at all.
     pub(crate) requests: Vec<(String, u64)>,
 }
@@ -215,9 +225,11 @@ impl Heard {
     fn read(path: &str, user: u32) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::from(open(path, flags, Mode::empty()).ok()?);
-        if fstat(&file).ok()?.st_uid != user || !fcntl_get_seals(&file).ok()?.contains(SEALS) {
+        let stat = fstat(&file).ok()?;
+        if stat.st_uid != user || !fcntl_get_seals(&file).ok()?.contains(SEALS) {
             return None;
         }
+        let since = (stat.st_mtime, stat.st_mtime_nsec);
         let mut all = Vec::new();
         file.take(MOST).read_to_end(&mut all).ok()?;
         let (counters, text) = all.split_at_checked(ROOM)?;
@@ -228,7 +240,11 @@ impl Heard {
         });
         let requests = told.counted.iter().cloned().zip(numbers);
         let requests = requests.filter(|(_, count)| *count > 0).collect();
-        Some(Self { told, requests })
+        Some(Self {
+            told,
+            since,
+            requests,
+        })
     }
 
     /// Whether it is the server of a mount that speaks: a process of the user who mounted. Anybody
@@ -240,6 +256,14 @@ impl Heard {
         process: &Process,
     ) -> bool {
         self.told.device == Some(device) && mounter == Some(process.user)
+    }
+}
+
+impl Told {
+    /// Whether it can only be this mount that is told about. Where it isn't, it was mounted elsewhere
+    /// and moved, or it has gone and its device is another's now, which only asking can tell.
+    pub(crate) fn is_surely_at(&self, place: &Path) -> bool {
+        Path::new(&self.target) == place
     }
 }
 
