@@ -57,7 +57,6 @@ pub(crate) const ALONE: &[Case] = &[
     ("a_run_is_listed_from_outside", a_run_is_listed_from_outside),
     ("umount_all_unmounts_all", umount_all_unmounts_all),
     ("umount_all_tells_what_stays", umount_all_tells_what_stays),
-    ("a_liars_word_counts_nothing", a_liars_word_counts_nothing),
 ];
 
 /// The rows of `overfall list --json` that have to do with the place, as a user sees them.
@@ -69,7 +68,7 @@ fn rows(place: &Place, said: &Said) -> Vec<serde_json::Value> {
     all.into_iter().filter(ours).collect()
 }
 
-fn list(place: &Place) -> Vec<serde_json::Value> {
+pub(crate) fn list(place: &Place) -> Vec<serde_json::Value> {
     rows(place, &run(place.overfall(&["list", "--json"])))
 }
 
@@ -389,7 +388,7 @@ fn a_name_cannot_break_the_log(place: &Place) -> Verdict {
 }
 
 /// Root's tests have a mount namespace of their own. Elsewhere it is the user's mounts that would go.
-fn not_ours_alone() -> Option<&'static str> {
+pub(crate) fn not_ours_alone() -> Option<&'static str> {
     let alone = rustix::process::geteuid().is_root();
     (!alone).then_some("it would unmount what isn't the test's")
 }
@@ -423,126 +422,6 @@ fn umount_all_unmounts_all(place: &Place) -> Verdict {
     let said = run(place.overfall(&["umount", "--all", "merged"]));
     assert_eq!(said.code, Some(2), "{said:?}");
     Ok(Completion::Completed)
-}
-
-/// A process that says it serves the mount of somebody else, in memory of its own and in memory
-/// that it was given.
-fn a_liars_word_counts_nothing(place: &Place) -> Verdict {
-    if let Some(reason) = not_ours_alone() {
-        return Ok(Completion::ignored_with(reason));
-    }
-    // Before the server: it is found first.
-    let mut liars = Vec::new();
-    for (user, owner) in [(54321, 54321), (54321, place.uid()), (place.uid(), 54321)] {
-        liars.push(Liar::start(user, owner)?);
-    }
-    place.mount();
-    let told = serde_json::json!({
-        "target": "/lie", "device": device(&place.merged())?, "lower": ["/lie"], "upper": null,
-        "work": null, "counted": [],
-    });
-    for liar in &mut liars {
-        liar.say(&told)?;
-    }
-    let seen = list(place);
-    // Root sees what the liars say of nothing that there is.
-    let by_root = list_as_root(place)?;
-    let said = run(place.overfall(&["umount", "--all"]));
-    let left = place.is_mounted();
-    drop(liars);
-    assert_eq!(seen.len(), 1, "{seen:?}");
-    for row in [
-        &seen[0],
-        by_root
-            .iter()
-            .find(|row| row["target"] == seen[0]["target"])
-            .unwrap(),
-    ] {
-        assert_eq!(row["user"], place.uid(), "{row}");
-        assert_eq!(row["lower"].as_array().unwrap().len(), 1, "{row}");
-        assert_ne!(row["lower"][0], "/lie", "{row}");
-        assert_eq!(row["place"], "here", "{row}");
-    }
-    assert!(!by_root.iter().any(|row| row.to_string().contains("/lie")));
-    assert_eq!((said.code, left), (Some(0), false), "{said:?}");
-    Ok(Completion::Completed)
-}
-
-fn list_as_root(place: &Place) -> Result<Vec<serde_json::Value>, libtest_mimic::Failed> {
-    let mut command = std::process::Command::new(place.program());
-    command.args(["list", "--json"]);
-    let said = run(command);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    Ok(serde_json::from_str(&said.out)?)
-}
-
-/// Number of the file system's device, as mount tables have it.
-fn device(target: &std::path::Path) -> Result<(u32, u32), libtest_mimic::Failed> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let line = table
-        .lines()
-        .find(|line| line.split(' ').nth(4) == target.to_str());
-    let (major, minor) = line
-        .unwrap()
-        .split(' ')
-        .nth(2)
-        .unwrap()
-        .split_once(':')
-        .unwrap();
-    Ok((major.parse()?, minor.parse()?))
-}
-
-/// A process whose first descriptor is named as a server's status is; killed when it is dropped.
-struct Liar {
-    process: std::process::Child,
-    /// Held until it is written to: what this process holds is a word of root's.
-    status: Option<fs::File>,
-}
-
-impl Liar {
-    fn start(user: u32, owner: u32) -> Result<Self, libtest_mimic::Failed> {
-        use rustix::fs::{MemfdFlags, memfd_create};
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let status = fs::File::from(memfd_create("overfall-status", flags)?);
-        std::os::unix::fs::fchown(&status, Some(owner), Some(owner))?;
-        let user = user.to_string();
-        let process = std::process::Command::new("setpriv")
-            .args([
-                "--reuid",
-                &user,
-                "--regid",
-                &user,
-                "--clear-groups",
-                "sleep",
-                "100",
-            ])
-            .stdin(status.try_clone()?)
-            .spawn()?;
-        Ok(Self {
-            process,
-            status: Some(status),
-        })
-    }
-
-    fn say(&mut self, told: &serde_json::Value) -> Result<(), libtest_mimic::Failed> {
-        use rustix::fs::{SealFlags, fcntl_add_seals};
-        let mut text = vec![0; 4096];
-        serde_json::to_writer(&mut text, told)?;
-        let status = self.status.take().unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&status, &text, 0)?;
-        fcntl_add_seals(
-            &status,
-            SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-        )?;
-        Ok(())
-    }
-}
-
-impl Drop for Liar {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn umount_all_tells_what_stays(place: &Place) -> Verdict {
