@@ -28,6 +28,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+pub(crate) use escape::unescape;
 pub use foreign::Foreign;
 pub use layers::{check_layers, check_layers_for_kernel};
 pub(crate) use nearest::is_near;

@@ -1,12 +1,13 @@
 //! How a mount ends.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Completion;
 use rustix::process::{Signal, kill_process};
 
-use super::place::{Place, finish, run, until};
+use super::place::{Place, Who, finish, run, until};
 use super::{Case, Verdict};
 
 pub(crate) const CASES: &[Case] = &[
@@ -32,6 +33,19 @@ pub(crate) const CASES: &[Case] = &[
     (
         "umount_from_within_another_directory",
         umount_from_within_another_directory,
+    ),
+    ("umount_follows_links", umount_follows_links),
+    (
+        "foreground_tells_of_a_killed_server",
+        foreground_tells_of_a_killed_server,
+    ),
+    (
+        "foreground_takes_its_own_mount_only",
+        foreground_takes_its_own_mount_only,
+    ),
+    (
+        "a_stopped_server_does_not_hold_up_an_unmount",
+        a_stopped_server_does_not_hold_up_an_unmount,
     ),
 ];
 
@@ -154,6 +168,78 @@ fn foreground_ends_with_the_mount(place: &Place) -> Verdict {
     Ok(Completion::Completed)
 }
 
+fn foreground(place: &Place, backend: &str) -> std::io::Result<Child> {
+    let options = place.options();
+    let arguments = [
+        "mount",
+        "-f",
+        "--backend",
+        backend,
+        "-o",
+        &options,
+        "merged",
+    ];
+    place
+        .overfall(&arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+/// The mount isn't left behind, and nobody is told that all is well.
+fn foreground_tells_of_a_killed_server(place: &Place) -> Verdict {
+    let child = foreground(place, "fuse")?;
+    until("it is mounted", || place.is_mounted());
+    assert_eq!(place.shell("cat merged/hello").out, "hello\n");
+    let caller = rustix::process::Pid::from_child(&child);
+    let servers = place.servers();
+    let servers: Vec<_> = servers.iter().filter(|pid| **pid != caller).collect();
+    assert_eq!(servers.len(), 1);
+    kill_process(*servers[0], Signal::KILL)?;
+    let said = finish(child);
+    assert_eq!(
+        (said.code, place.is_mounted()),
+        (Some(2), false),
+        "{said:?}"
+    );
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    assert!(said.err.contains("the server ended before"), "{said:?}");
+    Ok(Completion::Completed)
+}
+
+/// Somebody mounted over it: what a signal to the mounter takes must not be that.
+fn foreground_takes_its_own_mount_only(place: &Place) -> Verdict {
+    if place.who == Who::Plain {
+        return Ok(Completion::ignored_with("a plain user can't mount over it"));
+    }
+    let options = place.options();
+    let native = ["mount", "--backend", "native", "-o", &options, "merged"];
+    let said = run(place.overfall(&native));
+    if said.code != Some(0) {
+        return Ok(Completion::ignored_with(said.err));
+    }
+    assert_eq!(place.umount().code, Some(0));
+    for backend in ["native", "fuse"] {
+        let mut child = foreground(place, backend)?;
+        until("it is mounted", || place.is_mounted());
+        assert_eq!(place.shell("cat merged/hello").out, "hello\n");
+        let over = place.shell("mount -t tmpfs victim merged && touch merged/victims");
+        let ending = kill_process(rustix::process::Pid::from_child(&child), Signal::TERM);
+        let ended = ending.map(|()| child.wait());
+        // A server that goes on has its stderr.
+        let left = place.shell("ls merged; umount merged; cat merged/hello; umount merged");
+        let said = finish(child);
+        ended??;
+        assert_eq!(over.code, Some(0), "{over:?}");
+        assert_eq!(left.out, "victims\nhello\n", "{backend}: {left:?} {said:?}");
+        assert_eq!(said.code, Some(2), "{backend}: {said:?}");
+        assert!(said.err.contains("mounted over it"), "{said:?}");
+        place.until_no_server();
+    }
+    Ok(Completion::Completed)
+}
+
 fn umount_from_within_another_directory(place: &Place) -> Verdict {
     place.mount();
     let mut command = place.overfall(&["umount", "../merged/"]);
@@ -161,5 +247,51 @@ fn umount_from_within_another_directory(place: &Place) -> Verdict {
     let said = run(command);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(!place.is_mounted());
+    Ok(Completion::Completed)
+}
+
+/// As mount does; also those that lead to a mount that nobody serves.
+fn umount_follows_links(place: &Place) -> Verdict {
+    let said = place.shell("mkdir in && ln -s ../merged in/one && ln -s in/one two && ln -s a a");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let options = place.options();
+    for dead in [false, true] {
+        let mount = ["mount", "--backend", "fuse", "-o", &options, "two"];
+        let said = run(place.overfall(&mount));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        if dead {
+            kill_process(place.server(), Signal::KILL)?;
+            place.until_no_server();
+        }
+        let said = run(place.overfall(&["umount", "two"]));
+        let left = place.is_mounted();
+        if left {
+            place.umount();
+        }
+        assert_eq!((said.code, left), (Some(0), false), "{said:?}");
+    }
+    let said = run(place.overfall(&["umount", "a"]));
+    assert_eq!(
+        (said.code, said.err.lines().count()),
+        (Some(2), 1),
+        "{said:?}"
+    );
+    Ok(Completion::Completed)
+}
+
+fn a_stopped_server_does_not_hold_up_an_unmount(place: &Place) -> Verdict {
+    place.mount();
+    let server = place.server();
+    kill_process(server, Signal::STOP)?;
+    let start = Instant::now();
+    let said = place.umount();
+    let (took, left) = (start.elapsed(), place.is_mounted());
+    kill_process(server, Signal::CONT)?;
+    assert_eq!((said.code, left), (Some(2), false), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    let why = format!("(process {}) is stopped", server.as_raw_nonzero());
+    assert!(said.err.contains(&why), "{said:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    place.until_no_server();
     Ok(Completion::Completed)
 }

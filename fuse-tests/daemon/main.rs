@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 mod ending;
+mod lying;
 mod namespaces;
 mod place;
 mod shedding;
@@ -76,7 +77,11 @@ fn main() -> ExitCode {
                 run(&bench.place(who))
             }));
         }
-        for (name, run) in namespaces::CASES.iter().chain(telling::ALONE) {
+        for (name, run) in namespaces::CASES
+            .iter()
+            .chain(telling::ALONE)
+            .chain(lying::ALONE)
+        {
             trials.push(trial(bench, who, name, move || {
                 let _alone = COPIES.write();
                 run(&bench.place(who))

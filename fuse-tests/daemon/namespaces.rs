@@ -30,6 +30,18 @@ pub(crate) const CASES: &[Case] = &[
         "sigterm_unmounts_in_the_callers_namespace",
         sigterm_unmounts_in_the_callers_namespace,
     ),
+    (
+        "sigterm_takes_nobody_elses_mount",
+        sigterm_takes_nobody_elses_mount,
+    ),
+    (
+        "sigterm_finds_a_mount_outside_of_a_chroot",
+        sigterm_finds_a_mount_outside_of_a_chroot,
+    ),
+    (
+        "a_server_that_does_not_answer_is_not_asked_for_long",
+        a_server_that_does_not_answer_is_not_asked_for_long,
+    ),
 ];
 
 /// Runs a script in fresh namespaces; `$mount` and `$umount` are commands.
@@ -119,6 +131,74 @@ fn sigterm_unmounts_in_the_callers_namespace(place: &Place) -> Verdict {
         ls merged; echo unmounted";
     let out = or_skip!(in_namespaces(place, "-Urmpf --mount-proc", script));
     assert_eq!(out, "unmounted\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+/// Its process can't be seen, so it is asked by way of the mount.
+fn a_server_that_does_not_answer_is_not_asked_for_long(place: &Place) -> Verdict {
+    let script = "$mount || exit 1
+        for i in /proc/[0-9]*/cmdline; do
+            case $(tr '\\0' ' ' < $i 2>/dev/null) in
+                *$PWD/*) pid=${i#/proc/}; pid=${pid%/cmdline}; kill -STOP $pid ;;
+            esac
+        done
+        while grep -h State: /proc/$pid/task/*/status | grep -qv T; do sleep 0.01; done
+        unshare -pf timeout -s KILL 40 sh -c \"mount -t proc proc /proc && $umount 2>&1\"
+        echo $?
+        umount /proc
+        grep -c \" $PWD/merged \" /proc/self/mountinfo
+        kill -CONT $pid";
+    let out = or_skip!(in_namespaces(place, "-Urm --propagation private", script));
+    assert!(out.contains("its server doesn't answer"), "{out}");
+    assert!(out.ends_with("\n0\n0\n"), "{out}");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+/// A namespace whose only process is in a chroot: `$target` is mounted in it, seen from the
+/// namespace's root, and something else is mounted at `merged`. Then SIGTERM for the server. What
+/// is left is printed, `t` standing for the target and `m` for the other one.
+const IN_A_CHROOT: &str = r#"mkdir -p jail; do=mount
+    export overfall options target do PWD
+    unshare -m --propagation private sh -c '
+        mount --rbind / jail && mount -t tmpfs victim merged &&
+        $overfall $do --backend fuse -o $options $target && touch ready &&
+        exec chroot jail sleep 100' &
+    holder=$!
+    for try in $(seq 500); do ! test -e ready || break; sleep 0.01; done
+    left() {
+        nsenter -t $holder -m sed -n -e "s,.* $target .* fuse.overfall .*,t,p" \
+            -e "s,.* $PWD/merged .* victim .*,m,p" /proc/self/mountinfo
+    }
+    echo before $(left)
+    for i in /proc/[0-9]*/cmdline; do
+        case $(tr '\0' ' ' < $i 2>/dev/null) in
+            *overfall\ mount*) pid=${i#/proc/}; kill -TERM ${pid%/cmdline} ;;
+        esac
+    done
+    for try in $(seq 500); do case $(left) in *t*) sleep 0.01 ;; *) break ;; esac; done
+    echo after $(left)
+    kill -KILL $holder"#;
+
+fn term_in_a_chroot(place: &Place, target: &str) -> Result<String, String> {
+    let options = place.options();
+    let script = format!("options={options} target={target}\n{IN_A_CHROOT}");
+    in_namespaces(place, "-Urmpf --mount-proc", &script)
+}
+
+/// The mount is called in the chroot what somebody else's is called outside.
+fn sigterm_takes_nobody_elses_mount(place: &Place) -> Verdict {
+    let out = or_skip!(term_in_a_chroot(place, "$PWD/jail$PWD/merged"));
+    assert_eq!(out, "before m t\nafter m\n");
+    place.until_no_server();
+    Ok(Completion::Completed)
+}
+
+fn sigterm_finds_a_mount_outside_of_a_chroot(place: &Place) -> Verdict {
+    std::fs::create_dir(place.dir.join("outside"))?;
+    let out = or_skip!(term_in_a_chroot(place, "$PWD/outside"));
+    assert_eq!(out, "before m t\nafter m\n");
     place.until_no_server();
     Ok(Completion::Completed)
 }

@@ -155,6 +155,14 @@ impl Place {
         self.dir.join("merged")
     }
 
+    /// Number of the place's user.
+    pub(crate) fn uid(&self) -> u32 {
+        match self.who {
+            Who::Plain if is_root() => plain_ids().unwrap().0,
+            _ => rustix::process::geteuid().as_raw(),
+        }
+    }
+
     pub(crate) fn program(&self) -> &Path {
         &self.program
     }

@@ -27,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
         a_library_mounts_and_unmounts,
     ),
     ("a_dropped_guard_unmounts", a_dropped_guard_unmounts),
+    (
+        "a_dropped_guard_takes_its_own_mount_only",
+        a_dropped_guard_takes_its_own_mount_only,
+    ),
 ];
 
 fn the_tree_is_usable_at_once(place: &Place) -> Verdict {
@@ -185,5 +189,20 @@ fn a_dropped_guard_unmounts(place: &Place) -> Verdict {
     drop(mounted);
     assert!(!place.is_mounted());
     drop(open);
+    Ok(Completion::Completed)
+}
+
+fn a_dropped_guard_takes_its_own_mount_only(place: &Place) -> Verdict {
+    if place.who == Who::Plain {
+        return Ok(Completion::ignored_with(
+            "this process is the library's caller",
+        ));
+    }
+    let mounted = overlay(place).mount()?;
+    let over = place.shell("mount -t tmpfs victim merged && touch merged/victims");
+    drop(mounted);
+    let left = place.shell("ls merged; umount merged; cat merged/hello; umount merged");
+    assert_eq!(over.code, Some(0), "{over:?}");
+    assert_eq!(left.out, "victims\nhello\n", "{left:?}");
     Ok(Completion::Completed)
 }

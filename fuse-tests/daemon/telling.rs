@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Completion;
 use rustix::process::{Signal, kill_process};
@@ -26,7 +26,15 @@ pub(crate) const CASES: &[Case] = &[
         "the_kernels_overlay_is_listed",
         the_kernels_overlay_is_listed,
     ),
+    (
+        "layers_of_any_name_are_listed",
+        layers_of_any_name_are_listed,
+    ),
     ("strangers_are_not_listed", strangers_are_not_listed),
+    (
+        "a_stopped_server_does_not_hold_up_a_list",
+        a_stopped_server_does_not_hold_up_a_list,
+    ),
     ("debug_logs_each_request", debug_logs_each_request),
     (
         "debug_without_a_file_stays_in_the_foreground",
@@ -60,7 +68,7 @@ fn rows(place: &Place, said: &Said) -> Vec<serde_json::Value> {
     all.into_iter().filter(ours).collect()
 }
 
-fn list(place: &Place) -> Vec<serde_json::Value> {
+pub(crate) fn list(place: &Place) -> Vec<serde_json::Value> {
     rows(place, &run(place.overfall(&["list", "--json"])))
 }
 
@@ -119,7 +127,13 @@ fn a_dead_mount_is_listed_as_dead(place: &Place) -> Verdict {
     let rows = rows_when(place, 1);
     assert_eq!(rows[0]["place"], "dead", "{rows:?}");
     assert!(rows[0]["pid"].is_null(), "{rows:?}");
+    // Root may not enter a plain user's mount, and sees as much.
+    let seen = stranger(place).map(|list| self::rows(place, &run(list)));
     assert_eq!(place.umount().code, Some(0));
+    if let (Who::Plain, Some(seen)) = (place.who, seen) {
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0]["place"], "dead", "{seen:?}");
+    }
     Ok(Completion::Completed)
 }
 
@@ -207,22 +221,71 @@ fn the_kernels_overlay_is_listed(place: &Place) -> Verdict {
     Ok(Completion::Completed)
 }
 
+fn layers_of_any_name_are_listed(place: &Place) -> Verdict {
+    let names = ["a,b", "c:d", r"e\f", "g=h, i"];
+    let made = place.shell(&format!("mkdir '{}' up,per wo,rk", names.join("' '")));
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let backends = match place.who {
+        Who::Root => &["native", "fuse"][..],
+        Who::Plain => &["fuse"],
+    };
+    let dir = place.dir.display();
+    let lower = format!(r"{dir}/a\,b:{dir}/c\:d:{dir}/e\\f:{dir}/g=h\, i");
+    let options = format!(r"lowerdir={lower},upperdir={dir}/up\,per,workdir={dir}/wo\,rk");
+    for backend in backends {
+        let said = run(place.overfall(&["mount", "--backend", backend, "-o", &options, "merged"]));
+        if *backend == "native" && said.code != Some(0) {
+            continue;
+        }
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let rows = list(place);
+        assert_eq!(place.umount().code, Some(0));
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        let lower = names.map(|name| format!("{dir}/{name}"));
+        assert_eq!(rows[0]["lower"], serde_json::json!(lower), "{backend}");
+        assert_eq!(rows[0]["upper"], format!("{dir}/up,per"), "{backend}");
+        assert_eq!(rows[0]["work"], format!("{dir}/wo,rk"), "{backend}");
+    }
+    Ok(Completion::Completed)
+}
+
 /// A plain user doesn't see root's, root sees all.
 fn strangers_are_not_listed(place: &Place) -> Verdict {
     place.mount();
+    let seen = stranger(place).map(|list| rows(place, &run(list)).len());
+    assert_eq!(place.umount().code, Some(0));
+    let Some(seen) = seen else {
+        return Ok(Completion::ignored_with("there is nobody else to be"));
+    };
+    assert_eq!(seen, usize::from(place.who == Who::Plain));
+    Ok(Completion::Completed)
+}
+
+/// `overfall list` of somebody else: a plain user's root, root's a number that nobody has.
+fn stranger(place: &Place) -> Option<std::process::Command> {
     let stranger = match place.who {
         Who::Root => Some(STRANGER),
         Who::Plain if rustix::process::geteuid().is_root() => None,
-        Who::Plain => {
-            assert_eq!(place.umount().code, Some(0));
-            return Ok(Completion::ignored_with("there is nobody else to be"));
-        }
+        Who::Plain => return None,
     };
     let mut stranger = command_as(stranger, place.program());
     stranger.args(["list", "--json"]).current_dir(&place.dir);
-    let seen = rows(place, &run(stranger)).len();
+    Some(stranger)
+}
+
+fn a_stopped_server_does_not_hold_up_a_list(place: &Place) -> Verdict {
+    place.mount();
+    let server = place.server();
+    kill_process(server, Signal::STOP)?;
+    let start = Instant::now();
+    let own = run(place.overfall(&["list", "--json"]));
+    let theirs = stranger(place).map(run);
+    let took = start.elapsed();
+    kill_process(server, Signal::CONT)?;
     assert_eq!(place.umount().code, Some(0));
-    assert_eq!(seen, usize::from(place.who == Who::Plain));
+    assert_eq!(rows(place, &own).len(), 1);
+    assert!(theirs.is_none_or(|theirs| theirs.code == Some(0)));
+    assert!(took < Duration::from_secs(20), "{took:?}");
     Ok(Completion::Completed)
 }
 
@@ -325,7 +388,7 @@ fn a_name_cannot_break_the_log(place: &Place) -> Verdict {
 }
 
 /// Root's tests have a mount namespace of their own. Elsewhere it is the user's mounts that would go.
-fn not_ours_alone() -> Option<&'static str> {
+pub(crate) fn not_ours_alone() -> Option<&'static str> {
     let alone = rustix::process::geteuid().is_root();
     (!alone).then_some("it would unmount what isn't the test's")
 }

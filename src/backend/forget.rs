@@ -18,7 +18,15 @@ const STEP: &str = "having the mount forget its layers";
 /// Open files stay what they are. A directory that is made of other layers now is a new one: who
 /// works in it has to enter it again.
 pub fn forget(target: &Path) -> Result<()> {
-    if Identity::of_mount(target).is_none() {
+    let server = match Identity::asked_of(target, None) {
+        Err(Errno::TIMEDOUT) => {
+            return Err(Error::system(STEP)
+                .at(target)
+                .because("its server doesn't answer"));
+        }
+        answer => answer.ok().flatten(),
+    };
+    if server.is_none() {
         return Err(Error::usage(STEP)
             .at(target)
             .because("it isn't the root of a mount that our server carries")

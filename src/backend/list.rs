@@ -1,19 +1,21 @@
 //! The overlays there are: who carries them, since when, and how much they were asked for.
 //!
-//! Mount tables say what is mounted, servers what they serve. A mount table is looked into for each
-//! mount namespace that has a process of ours, so the views of `overfall run` are found, too.
+//! Mount tables say what is mounted and whose it is, servers what they serve. A mount table is looked
+//! into for each mount namespace that has a process of ours, so the views of `overfall run` are found,
+//! too. A process is believed to be a server only if it is of the user whose mount it tells about.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Gid, Uid};
 use serde::Serialize;
 
-use super::Carrier;
 use super::fuse::{self, Heard, Identity, Process};
-use crate::options::Options;
+use super::users::{self, Users};
+use super::{Carrier, tables};
+use crate::options::{Options, unescape};
 use crate::probe::NATIVE_SOURCE;
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::privilege::Privilege;
@@ -43,7 +45,7 @@ pub struct Listed {
     pub backend: Carrier,
     /// Where it is.
     pub place: Place,
-    /// Whose it is. Nobody knows that of the kernel's overlays.
+    /// Whose it is, by the mount table. Nobody knows that of the kernel's overlays.
     pub user: Option<u32>,
     /// The server's process.
     pub pid: Option<u32>,
@@ -67,9 +69,14 @@ pub fn list() -> Result<Vec<Listed>> {
     let own_mounts = mountinfo::read()
         .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
     let mut servers = fuse::servers();
+    let users = Users::known();
     let mut listed = Vec::new();
     let mut seen = HashSet::new();
-    let elsewhere = other_tables();
+    let own = tables::own();
+    let elsewhere = tables::all()
+        .into_iter()
+        .filter(|table| Some(table.namespace) != own)
+        .map(|table| (Some(table.holder), table.mounts));
     let tables = [(None, own_mounts)].into_iter().chain(elsewhere);
     for (holder, mounts) in tables {
         for mount in mounts.iter().filter(|mount| is_ours(mount)) {
@@ -79,9 +86,11 @@ pub fn list() -> Result<Vec<Listed>> {
                 continue;
             }
             seen.insert(mount.device);
-            let served = |(_, heard): &&(Process, Heard)| heard.told.device == Some(mount.device);
-            let server = servers.iter().find(served);
-            listed.push(entry(mount, holder, server));
+            let user = users.mounter(holder, mount);
+            let server = servers
+                .iter()
+                .find(|(process, heard)| heard.is_about(mount.device, user, process));
+            listed.push(entry(mount, holder, user, server));
         }
     }
     servers.retain(|(_, heard)| {
@@ -91,28 +100,8 @@ pub fn list() -> Result<Vec<Listed>> {
             .is_none_or(|device| !seen.contains(&device))
     });
     listed.extend(servers.iter().map(hidden));
-    listed.retain(is_visible_to_us);
+    listed.retain(|entry| is_visible_to_us(entry.user, entry.place));
     Ok(listed)
-}
-
-/// Mount tables of other mount namespaces, each with a process in it.
-fn other_tables() -> impl Iterator<Item = (Option<u32>, Vec<Mount>)> {
-    let namespace = |process: &Path| rustix::fs::stat(process.join("ns/mnt")).map(|at| at.st_ino);
-    let own = namespace(Path::new("/proc/self")).ok();
-    let mut seen: HashSet<u64> = own.into_iter().collect();
-    let processes = fs::read_dir("/proc").into_iter().flatten();
-    processes.filter_map(move |entry| {
-        let entry = entry.ok()?;
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let place = entry.path();
-        let namespace = namespace(&place).ok()?;
-        if seen.contains(&namespace) {
-            return None;
-        }
-        let table = fs::read(place.join("mountinfo")).ok()?;
-        seen.insert(namespace);
-        Some((Some(pid), mountinfo::table(&table)))
-    })
 }
 
 fn is_ours(mount: &Mount) -> bool {
@@ -122,25 +111,31 @@ fn is_ours(mount: &Mount) -> bool {
     }
 }
 
-fn entry(mount: &Mount, holder: Option<u32>, server: Option<&(Process, Heard)>) -> Listed {
+fn entry(
+    mount: &Mount,
+    holder: Option<u32>,
+    user: Option<u32>,
+    server: Option<&(Process, Heard)>,
+) -> Listed {
     let here = holder.map_or(Place::Here, Place::Elsewhere);
     if mount.fstype == "overlay" {
         return native(mount, here);
     }
-    let mut entry = match server {
-        Some(server) => hidden(server),
-        None => Listed {
-            user: mounter(mount),
-            ..unknown(Carrier::Fuse)
-        },
+    // A server that we can't see may be in another pid namespace: the mount tells. A stranger's isn't
+    // asked: it may hang.
+    let unsure = server.is_none_or(|(_, heard)| !heard.told.is_surely_at(&mount.point));
+    let visible = holder.is_none() && is_visible_to_us(user, here);
+    let dead = unsure && visible && is_dead(mount, user);
+    let entry = match server {
+        Some(server) if !dead => hidden(server),
+        _ => unknown(Carrier::Fuse),
     };
-    entry.place = match (server, holder) {
-        // A server that we can't see may be in another pid namespace: the mount tells.
-        (None, None) if is_dead(&mount.point) => Place::Dead,
-        _ => here,
-    };
-    entry.target = mount.point.clone();
-    entry
+    Listed {
+        target: mount.point.clone(),
+        place: if dead { Place::Dead } else { here },
+        user,
+        ..entry
+    }
 }
 
 fn unknown(backend: Carrier) -> Listed {
@@ -164,7 +159,7 @@ fn hidden((process, heard): &(Process, Heard)) -> Listed {
     let told = &heard.told;
     Listed {
         target: told.target.clone().into(),
-        user: process.user,
+        user: Some(process.user),
         pid: Some(process.pid),
         age: process.age.map(|age| age.as_secs()),
         requests: Some(heard.requests.iter().cloned().collect()),
@@ -178,52 +173,118 @@ fn hidden((process, heard): &(Process, Heard)) -> Listed {
 
 /// The kernel's overlay: all that there is to know stands in the mount table.
 fn native(mount: &Mount, place: Place) -> Listed {
-    const LAYERS: [&str; 5] = ["lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"];
-    let is_layer = |option: &&Vec<u8>| {
-        let name = option.split(|&byte| byte == b'=').next();
-        LAYERS.iter().any(|layer| name == Some(layer.as_bytes()))
-    };
-    let options: Vec<&[u8]> = mount
-        .super_options
-        .iter()
-        .filter(is_layer)
-        .map(Vec::as_slice)
-        .collect();
-    let options = Options::parse(OsStr::from_bytes(&options.join(&b','))).unwrap_or_default();
+    let layers = Layers::of(&mount.super_options);
     let shown = |path: &Path| path.display().to_string();
-    let lowers = options.lower.iter().chain(&options.data_only);
     Listed {
         target: mount.point.clone(),
         place,
-        lower: lowers.map(|path| shown(path)).collect(),
-        upper: options.upper.as_deref().map(shown),
-        work: options.work.as_deref().map(shown),
+        lower: layers.lower.iter().map(|path| shown(path)).collect(),
+        upper: layers.upper.as_deref().map(shown),
+        work: layers.work.as_deref().map(shown),
         ..unknown(Carrier::Native)
     }
 }
 
-/// `user_id=` of a FUSE mount.
-fn mounter(mount: &Mount) -> Option<u32> {
-    let text = |option: &Vec<u8>| {
-        let number = option.strip_prefix(b"user_id=")?;
-        std::str::from_utf8(number).ok()?.parse().ok()
-    };
-    mount.super_options.iter().find_map(text)
+/// The layers of the kernel's overlay.
+#[derive(Debug, Default)]
+struct Layers {
+    lower: Vec<PathBuf>,
+    upper: Option<PathBuf>,
+    work: Option<PathBuf>,
 }
 
-/// Whether nobody answers any more.
-fn is_dead(target: &Path) -> bool {
-    Identity::asked_of(target) == Err(Errno::NOTCONN)
+impl Layers {
+    fn of(options: &[Vec<u8>]) -> Self {
+        let mut layers = Self::default();
+        for option in options {
+            let Some(equals) = option.iter().position(|&byte| byte == b'=') else {
+                continue;
+            };
+            let value = &option[equals + 1..];
+            let plain = || unescape(value).map(OsString::from_vec).map(PathBuf::from);
+            match &option[..equals] {
+                // As they are; the others may have escapes.
+                b"lowerdir+" | b"datadir+" => layers.lower.push(OsStr::from_bytes(value).into()),
+                b"lowerdir" => {
+                    let option = one_option(option);
+                    let told = Options::parse(OsStr::from_bytes(&option)).unwrap_or_default();
+                    layers.lower.extend(told.lower);
+                    layers.lower.extend(told.data_only);
+                }
+                b"upperdir" => layers.upper = plain(),
+                b"workdir" => layers.work = plain(),
+                _ => {}
+            }
+        }
+        layers
+    }
+}
+
+/// The option with an escape before each comma: the kernel doesn't always show one.
+fn one_option(option: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(option.len());
+    let mut bytes = option.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => {
+                out.push(byte);
+                out.extend(bytes.next());
+            }
+            b',' => out.extend(*b"\\,"),
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
+/// Whether nobody answers any more. Who takes too long is alive.
+fn is_dead(mount: &Mount, user: Option<u32>) -> bool {
+    if fuse::device(&mount.point) != Some(mount.device) {
+        return false;
+    }
+    let asked = |asker| Identity::asked_of(&mount.point, asker);
+    let answer = match (asked(None), user, users::number(mount, b"group_id=")) {
+        (Err(Errno::ACCESS), Some(user), Some(group)) => {
+            asked(Some((Uid::from_raw(user), Gid::from_raw(group))))
+        }
+        (answer, _, _) => answer,
+    };
+    answer == Err(Errno::NOTCONN)
 }
 
 /// Others' are none of our business, unless we are root. The kernel's overlay in our namespace is
 /// somebody's who may mount there.
-fn is_visible_to_us(entry: &Listed) -> bool {
+fn is_visible_to_us(user: Option<u32>, place: Place) -> bool {
     let own = rustix::process::geteuid();
-    match (entry.user, entry.place) {
+    match (user, place) {
         _ if own.is_root() => true,
         (Some(user), _) => user == own.as_raw(),
         (None, Place::Here) => Privilege::current() != Privilege::None,
         (None, _) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_any_names() {
+        let options = [
+            &b"rw"[..],
+            b"lowerdir+=/a,b",
+            br"lowerdir+=/c\:d",
+            b"datadir+=/e:f",
+            b"upperdir=/up,per",
+            br"workdir=/wo\,rk",
+            b"index=on",
+        ];
+        let layers = Layers::of(&options.map(<[u8]>::to_vec));
+        let lower = ["/a,b", r"/c\:d", "/e:f"].map(PathBuf::from);
+        assert_eq!(layers.lower, lower);
+        assert_eq!(layers.upper.as_deref(), Some(Path::new("/up,per")));
+        assert_eq!(layers.work.as_deref(), Some(Path::new("/wo,rk")));
+        let old = Layers::of(&[br"lowerdir=/a,b:/c\:d:/e\,f".to_vec()]);
+        assert_eq!(old.lower, ["/a,b", "/c:d", "/e,f"].map(PathBuf::from));
     }
 }

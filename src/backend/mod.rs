@@ -7,7 +7,9 @@ mod fuse;
 mod list;
 mod native;
 mod remount;
+mod tables;
 mod unmount;
+mod users;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -18,7 +20,7 @@ use crate::error::Context as _;
 use crate::options::{MountFlags, check_layers};
 use crate::sys::{Errno, mountinfo};
 use crate::{Error, Overlay, Result};
-use fuse::{Busy, Log};
+use fuse::{Busy, Device, Log};
 
 pub use forget::forget;
 pub use list::{Listed, Place, list};
@@ -62,6 +64,8 @@ impl fmt::Display for Carrier {
 #[derive(Debug)]
 pub struct Mounted {
     target: PathBuf,
+    /// Of the file system, to tell it from another one at the same place.
+    device: Device,
     armed: bool,
     held: Held,
     why_not_native: Option<String>,
@@ -103,7 +107,7 @@ impl Mounted {
     pub fn unmount(mut self) -> Result<()> {
         self.armed = false;
         match std::mem::replace(&mut self.held, Held::Released) {
-            Held::Native => unmount::native(&self.target),
+            Held::Native => unmount::native(&self.target, self.device),
             Held::Fuse(server) => server.unmount(&self.target, PATIENCE),
             Held::Released => Ok(()),
         }
@@ -112,11 +116,11 @@ impl Mounted {
     /// As [`Mounted::unmount`]; a tree that is in use goes out of sight, and for good when its last
     /// user has gone.
     pub(crate) fn unmount_at_once(self) -> Result<()> {
-        let target = self.target.clone();
+        let (target, device) = (self.target.clone(), self.device);
         match self.unmount() {
             Err(error) if error.raw_errno() == Some(Errno::BUSY) => {
                 log::warn!("{error}");
-                fuse::unmount(&target, Busy::Detach)
+                fuse::unmount(&target, device, Busy::Detach)
             }
             result => result,
         }
@@ -138,6 +142,7 @@ impl Mounted {
     /// kernel's overlay does.
     pub(crate) fn on_tmpfs(target: PathBuf) -> Self {
         Self {
+            device: fuse::device(&target),
             target,
             armed: true,
             held: Held::Native,
@@ -148,9 +153,31 @@ impl Mounted {
     /// Waits until the mount has gone, or until there is something to read from `wake`.
     pub(crate) fn gone_or(&self, wake: BorrowedFd<'_>) -> Result<End> {
         match &self.held {
-            Held::Native => unmount::native_gone_or(&self.target, wake),
+            Held::Native => unmount::native_gone_or(&self.target, self.device, wake),
             Held::Fuse(server) => server.gone_or(wake),
             Held::Released => Ok(End::Gone),
+        }
+    }
+
+    /// After [`End::Gone`]: a server that died has left a mount that nobody serves, which is taken
+    /// away, with an error.
+    pub(crate) fn ended(mut self) -> Result<()> {
+        self.armed = false;
+        if !matches!(self.held, Held::Fuse(_)) || !unmount::is_there(&self.target, self.device)? {
+            return Ok(());
+        }
+        let error = Error::system("serving the mount").at(&self.target);
+        match fuse::unmount(&self.target, self.device, Busy::Detach) {
+            Ok(()) => Err(error.because(
+                "the server ended before its mount did, which is taken away now that nobody \
+                 serves it",
+            )),
+            Err(stays) => {
+                log::warn!("{stays}");
+                Err(error
+                    .because("the server ended before its mount did, which nobody serves any more")
+                    .remedy("`overfall umount` takes it away"))
+            }
         }
     }
 }
@@ -169,7 +196,7 @@ impl Drop for Mounted {
         if !self.armed {
             return;
         }
-        if let Err(error) = fuse::unmount(&self.target, Busy::Detach) {
+        if let Err(error) = fuse::unmount(&self.target, self.device, Busy::Detach) {
             log::warn!("{error}");
         }
     }
@@ -178,7 +205,7 @@ impl Drop for Mounted {
 /// Takes what is mounted at `target` out of sight, whoever mounted it and whether or not anybody
 /// serves it still.
 pub(crate) fn detach(target: &Path) -> Result<()> {
-    fuse::unmount(target, Busy::Detach)
+    fuse::unmount(target, None, Busy::Detach)
 }
 
 /// Mounts `overlay` with the backend that it asks for.
@@ -220,8 +247,13 @@ fn mount_logging(overlay: Overlay, log: Log) -> Result<Mounted> {
             Held::Fuse(server)
         }
     };
+    let device = match &held {
+        Held::Fuse(server) => server.device(),
+        Held::Native | Held::Released => fuse::device(&target),
+    };
     let mounted = Mounted {
         target,
+        device,
         armed: true,
         held,
         why_not_native: choice.why_not_native,

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
-use super::fuse::{self, Busy, Identity};
-use super::{End, PATIENCE, Place};
+use super::fuse::{self, Busy, Device, Identity};
+use super::users::Users;
+use super::{Carrier, End, PATIENCE, Place};
 use crate::error::Context;
-use crate::sys::{Errno, from_io, mountinfo};
+use crate::sys::mountinfo::{self, Mount};
+use crate::sys::{Errno, from_io};
 use crate::{Error, Result};
 
 const STEP: &str = "unmounting";
@@ -28,8 +30,8 @@ pub fn unmount(target: &Path) -> Result<()> {
             .because("nothing is mounted there"));
     };
     match mount.fstype.to_str().unwrap_or_default() {
-        "overlay" => native(&target),
-        fuse::FILE_SYSTEM => served(&target, mount.device),
+        "overlay" => native(&target, Some(mount.device)),
+        fuse::FILE_SYSTEM => served(&target, mount),
         other => Err(Error::usage(STEP)
             .at(&target)
             .because(format!("a file system of type {other} is mounted there"))
@@ -45,7 +47,7 @@ pub fn unmount_all() -> Result<Vec<Error>> {
     let mounts = super::list()?.into_iter().rev();
     let ours = mounts.filter(|mount| {
         matches!(mount.place, Place::Here | Place::Dead)
-            && mount.user.is_none_or(|user| user == own)
+            && (mount.user == Some(own) || mount.backend == Carrier::Native)
             && mount.target != Path::new("/")
     });
     let ended = ours.map(|mount| {
@@ -64,55 +66,100 @@ pub(super) fn is_ours(target: &Path) -> Result<bool> {
 }
 
 /// The target's name from the root. The target itself may be a mount that nobody serves any more:
-/// it isn't asked.
+/// it isn't asked, but for being a link, which mounts are not.
 fn absolute(target: &Path) -> Result<PathBuf> {
-    let resolve = |path: &Path| {
-        std::fs::canonicalize(path)
-            .map_err(|error| Error::usage(STEP).at(target).errno(from_io(&error)))
-    };
-    match (target.parent(), target.file_name()) {
-        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
-            Ok(resolve(Path::new("."))?.join(name))
+    let failed = |errno| Error::usage(STEP).at(target).errno(errno);
+    let resolve =
+        |path: &Path| std::fs::canonicalize(path).map_err(|error| failed(from_io(&error)));
+    let mut path = target.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return resolve(&path);
+        };
+        let parent = match parent.as_os_str().is_empty() {
+            true => resolve(Path::new("."))?,
+            false => resolve(parent)?,
+        };
+        let named = parent.join(name);
+        match std::fs::read_link(&named) {
+            Ok(next) => path = parent.join(next),
+            Err(_) => return Ok(named),
         }
-        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
-        _ => resolve(target),
     }
+    Err(failed(Errno::LOOP))
 }
 
-fn served(target: &Path, device: (u32, u32)) -> Result<()> {
-    let server = Identity::of_mount(target).and_then(Identity::process);
-    fuse::unmount(target, Busy::Refuse)?;
+/// As many links in a row as the kernel follows.
+const MOST_LINKS: usize = 40;
+
+fn served(target: &Path, mount: &Mount) -> Result<()> {
+    let device = Some(mount.device);
+    let server = server(target, mount);
+    let unmounted = fuse::unmount(target, device, Busy::Refuse);
     match server {
-        Some(server) => server.wait(target, Some(device), PATIENCE),
-        None => {
+        Ok(Some(server)) => unmounted.and_then(|()| server.wait(target, device, PATIENCE)),
+        Err(Errno::TIMEDOUT) => {
+            log::warn!(
+                "{}: its server doesn't answer; it is unmounted all the same, and nobody waits \
+                 for what may still be written",
+                target.display()
+            );
+            unmounted.or_else(|error| match error.raw_errno() {
+                // Perhaps it is our own question that keeps it busy.
+                Some(Errno::BUSY) => fuse::unmount(target, device, Busy::Detach),
+                _ => Err(error),
+            })
+        }
+        Ok(None) | Err(_) => unmounted.inspect(|()| {
             log::info!(
                 "{}: its server is out of sight, so there is nobody to wait for",
                 target.display()
             );
-            Ok(())
-        }
+        }),
     }
 }
 
+/// Who serves a mount, to be waited for. Only one that is out of sight is asked.
+fn server(target: &Path, mount: &Mount) -> Result<Option<fuse::ToWaitFor>, Errno> {
+    let mounter = Users::known().mounter(None, mount);
+    let found = fuse::serving(mount.device, mounter);
+    if let Some((server, heard)) = found
+        && (heard.told.is_surely_at(&mount.point)
+            || Identity::asked_of(target, None) != Err(Errno::NOTCONN))
+    {
+        return Ok(Some(server));
+    }
+    let identity = Identity::asked_of(target, None)?;
+    Ok(identity.and_then(Identity::process))
+}
+
 /// Unmounts a kernel overlay after writing back what is dirty.
-pub(super) fn native(target: &Path) -> Result<()> {
+pub(super) fn native(target: &Path, device: Device) -> Result<()> {
+    fuse::is_on_top(target, device)?;
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, target, flags, Mode::empty()).context(STEP, target)?;
     syncfs(&root).context("writing back what is dirty", target)?;
     drop(root);
-    fuse::unmount(target, Busy::Refuse)
+    fuse::unmount(target, device, Busy::Refuse)
+}
+
+/// Whether the device is mounted at `target`, on top or not.
+pub(super) fn is_there(target: &Path, device: Device) -> Result<bool> {
+    let mounts = mountinfo::read()
+        .map_err(|error| Error::system("reading the mount table").errno(from_io(&error)))?;
+    Ok(mounts
+        .iter()
+        .any(|mount| mount.point == target && device.is_none_or(|device| device == mount.device)))
 }
 
 /// Waits for the end of a kernel overlay: the mount table is readable, in poll's eyes, when it
 /// changes.
-pub(super) fn native_gone_or(target: &Path, wake: BorrowedFd<'_>) -> Result<End> {
+pub(super) fn native_gone_or(target: &Path, device: Device, wake: BorrowedFd<'_>) -> Result<End> {
     const STEP: &str = "watching the mount table";
     let table = File::open("/proc/self/mountinfo")
         .map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
     loop {
-        let mounts =
-            mountinfo::read().map_err(|error| Error::system(STEP).errno(from_io(&error)))?;
-        if !mounts.iter().any(|mount| mount.point == target) {
+        if !is_there(target, device)? {
             return Ok(End::Gone);
         }
         let mut fds = [

@@ -79,10 +79,7 @@ fn stay(overlay: Overlay) -> Result<()> {
     let mounted = backend::mount_in_foreground(overlay)?;
     tell(&mounted);
     match mounted.gone_or(wake.as_fd())? {
-        End::Gone => {
-            mounted.forget();
-            Ok(())
-        }
+        End::Gone => mounted.ended(),
         End::Woken => mounted.unmount_at_once(),
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn split(bytes: &[u8], separator: u8) -> Vec<&[u8]> {
 }
 
 /// Takes the backslashes away. `None` where the last one has nothing behind it.
-pub(super) fn unescape(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn unescape(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut rest = bytes.iter();
     while let Some(&byte) = rest.next() {

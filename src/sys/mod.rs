@@ -11,6 +11,7 @@ pub mod handle;
 pub mod lock;
 pub(crate) mod loopback;
 pub mod memory;
+pub(crate) mod namespace;
 pub mod privilege;
 pub mod process;
 pub mod random;

@@ -73,10 +73,11 @@ fn hand_over(job: &Job, report: BorrowedFd<'_>) -> Result<()> {
         return Ok(());
     }
     let connection = fuse_mount::mount(&job.setup.options, &job.target)?;
-    let served = here.give(&connection, device(&job.target)).is_ok();
+    let device = device(&job.target);
+    let served = here.give(&connection, device).is_ok();
     drop(connection);
     if !(served && here.wait()) {
-        fuse_mount::unmount(&job.target, Busy::Detach)?;
+        fuse_mount::unmount(&job.target, device, Busy::Detach)?;
     }
     Ok(())
 }

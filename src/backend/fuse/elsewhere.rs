@@ -1,13 +1,12 @@
 //! Other mount namespaces that hold a copy of a mount: whoever makes a namespace copies every mount
 //! there is, and our server has to serve until the last copy has gone.
 
-use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::handover::Device;
-use crate::sys::mountinfo;
+use super::identity;
+use crate::backend::tables::{self, Table};
 use crate::{Error, Result};
 
 /// How long a server may take to end before we ask what keeps it.
@@ -23,7 +22,17 @@ pub(super) fn wait(
 ) -> Result<()> {
     let start = Instant::now();
     let mut before = None;
+    let mut was_stopped = false;
     while !gone(SOON) {
+        let stopped = identity::is_stopped(pid);
+        if stopped && was_stopped {
+            return Err(complaint(target)
+                .because(format!(
+                    "it is unmounted, but its server (process {pid}) is stopped and doesn't answer"
+                ))
+                .remedy(format!("`kill -CONT {pid}` lets it end")));
+        }
+        was_stopped = stopped;
         let now = device.and_then(holder);
         // One that holds it only for now, as another server that is starting does, has gone the
         // second time.
@@ -54,19 +63,9 @@ fn complaint(target: &Path) -> Error {
 
 /// A process in whose mount namespace the device is mounted.
 fn holder(device: (u32, u32)) -> Option<u32> {
-    let mut seen = HashSet::new();
-    fs::read_dir("/proc").ok()?.find_map(|entry| {
-        let entry = entry.ok()?;
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let namespace = rustix::fs::stat(entry.path().join("ns/mnt")).ok()?.st_ino;
-        if seen.contains(&namespace) {
-            return None;
-        }
-        let table = fs::read(entry.path().join("mountinfo")).ok()?;
-        seen.insert(namespace);
-        mountinfo::table(&table)
-            .iter()
-            .any(|mount| mount.device == device)
-            .then_some(pid)
-    })
+    let has_it = |table: &Table| table.mounts.iter().any(|mount| mount.device == device);
+    tables::all()
+        .iter()
+        .find(|table| has_it(table))
+        .map(|table| table.holder)
 }

@@ -17,7 +17,7 @@ use rustix::net::{
 use crate::sys::Errno;
 
 /// Number of the mount's device, where it could be found out.
-pub(super) type Device = Option<(u32, u32)>;
+pub(crate) type Device = Option<(u32, u32)>;
 
 /// One end of the talk.
 #[derive(Debug)]

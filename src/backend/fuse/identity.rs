@@ -1,22 +1,27 @@
 //! Who serves a mount: how anybody who may enter the tree finds the server's process.
 //!
-//! The server answers it itself, as the extended attribute [`server::IDENTITY`] of the root, which
+//! Whoever may look into the process finds it by its status, and needn't ask it. To others the server answers it itself, as the extended attribute [`server::IDENTITY`] of the root, which
 //! no listing shows. So there is no file to be left over, to be forged or to be looked for in the
 //! wrong namespace. A process number means something in its own pid namespace only; another one is
 //! found by its namespace and its number there.
 
-use std::os::fd::OwnedFd;
+use std::io::{stderr, stdin, stdout};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Gid, Pid, PidfdFlags, Uid, pidfd_open, test_kill_process};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::elsewhere;
 use super::handover::Device;
 use crate::Result;
 use crate::server;
 use crate::sys::Errno;
+use crate::sys::child::{End, in_child};
+use crate::sys::process::{close_others, close_these};
 
 /// A process, told apart from every other one, before or after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,16 +44,32 @@ impl Identity {
         }
     }
 
-    /// The server of the mount at `target`; `None` where nobody answers.
-    pub(crate) fn of_mount(target: &Path) -> Option<Self> {
-        Self::asked_of(target).ok().flatten()
-    }
-
-    /// As [`Identity::of_mount`], with the error of who was asked.
-    pub(crate) fn asked_of(target: &Path) -> Result<Option<Self>, Errno> {
-        let mut value = [0u8; 64];
-        let length = rustix::fs::getxattr(target, server::IDENTITY, &mut value[..])?;
-        Ok(value.get(..length).and_then(Self::decode))
+    /// The server of the mount at `target`, by its own word; `None` where it isn't a mount of ours.
+    /// [`Errno::TIMEDOUT`] where nobody answers. `asker` is whom to ask as, a user and a group: a
+    /// plain user's mount lets nobody else in.
+    pub(crate) fn asked_of(
+        target: &Path,
+        asker: Option<(Uid, Gid)>,
+    ) -> Result<Option<Self>, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = openat(CWD, target, flags, Mode::empty())?;
+        // Who waits for an answer may not even be killed.
+        let legacy = in_child(LIMIT, |out| {
+            let answer = ask(&root, asker, &out);
+            let errno = answer
+                .as_ref()
+                .map_or_else(|errno| errno.raw_os_error(), |_| 0);
+            let text = [&errno.to_ne_bytes()[..], &answer.unwrap_or_default()].concat();
+            let _written = rustix::io::write(out, &text);
+        })?;
+        if legacy.end == End::TooLong {
+            return Err(Errno::TIMEDOUT);
+        }
+        let (errno, text) = legacy.output.split_first_chunk().ok_or(Errno::IO)?;
+        match i32::from_ne_bytes(*errno) {
+            0 => Ok(Self::decode(text)),
+            errno => Err(Errno::from_raw_os_error(errno)),
+        }
     }
 
     pub(super) fn encode(self) -> Vec<u8> {
@@ -94,6 +115,24 @@ impl Identity {
     }
 }
 
+/// How long a server may take to say who it is.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// In a child: asks the root of a mount.
+fn ask(root: &OwnedFd, asker: Option<(Uid, Gid)>, out: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    // A child that hangs must hold nothing that others wait for.
+    close_others(&[root.as_fd(), out.as_fd()]);
+    close_these(&[stdin().as_fd(), stdout().as_fd(), stderr().as_fd()]);
+    if let Some((user, group)) = asker {
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
+    }
+    let path = format!("/proc/self/fd/{}", root.as_raw_fd());
+    let mut value = [0u8; 64];
+    let length = rustix::fs::getxattr(path, server::IDENTITY, &mut value[..])?;
+    Ok(value.get(..length).unwrap_or_default().to_vec())
+}
+
 /// A process to wait for.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -104,7 +143,7 @@ pub(crate) struct Process {
 
 impl Process {
     /// `None` when it has gone already.
-    fn open(pid: Pid) -> Option<Self> {
+    pub(super) fn open(pid: Pid) -> Option<Self> {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => Some(Self {
                 pid,
@@ -152,6 +191,14 @@ pub(super) fn numbers() -> impl Iterator<Item = u32> {
 fn namespace(place: &Path) -> Option<u64> {
     let stat = rustix::fs::stat(place.join("ns/pid")).ok()?;
     Some(stat.st_ino)
+}
+
+/// Whether a signal or a debugger has stopped the process: the third field of `/proc/PID/stat`.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read(process(pid).join("stat")).unwrap_or_default();
+    let end = stat.iter().rposition(|&byte| byte == b')');
+    let state = end.and_then(|end| stat.get(end + 2));
+    matches!(state, Some(b'T' | b't'))
 }
 
 /// The 22nd field of `/proc/PID/stat`; the second is in parentheses and may have anything in it.

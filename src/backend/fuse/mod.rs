@@ -34,12 +34,12 @@ use crate::sys::Errno;
 use crate::sys::privilege::Privilege;
 use crate::union::Setup;
 use crate::{Error, Overlay, Result};
-use handover::Device;
 use report::Report;
 
-pub(crate) use identity::Identity;
-pub(crate) use mount::{Busy, FILE_SYSTEM, unmount};
-pub(crate) use status::{Heard, Process, servers};
+pub(crate) use handover::Device;
+pub(crate) use identity::{Identity, Process as ToWaitFor};
+pub(crate) use mount::{Busy, FILE_SYSTEM, device, is_on_top, unmount};
+pub(crate) use status::{Heard, Process, servers, serving};
 
 /// What the server says while it serves.
 #[derive(Debug)]
@@ -116,9 +116,14 @@ pub(super) fn mount(overlay: &Overlay, target: &Path, log: Log) -> Result<Server
 }
 
 impl Server {
+    /// Of its mount.
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
     /// A mount that doesn't answer is not left behind.
     fn unusable(self, target: &Path, errno: Errno) -> Error {
-        if let Err(error) = unmount(target, Busy::Detach) {
+        if let Err(error) = unmount(target, self.device, Busy::Detach) {
             log::warn!("{error}");
         }
         Error::system("asking the new mount for its root")
@@ -128,24 +133,13 @@ impl Server {
 
     /// Unmounts `target` and waits until the server has gone.
     pub(super) fn unmount(self, target: &Path, patience: Duration) -> Result<()> {
-        if let Err(error) = self.unmount_own(target)
+        if let Err(error) = unmount(target, self.device, Busy::Refuse)
             // Somebody else may have unmounted it.
             && !self.has_gone()
         {
             return Err(error);
         }
         self.wait(target, patience)
-    }
-
-    /// Unmounts `target` if it is still this server's mount that is there.
-    fn unmount_own(&self, target: &Path) -> Result<()> {
-        let there = mount::device(target);
-        if self.device.is_some() && there.is_some() && self.device != there {
-            return Err(Error::system("unmounting")
-                .at(target)
-                .because("it isn't mounted there any more, or something is mounted over it"));
-        }
-        unmount(target, Busy::Refuse)
     }
 
     fn has_gone(&self) -> bool {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::handover::{Device, receive_descriptor};
@@ -242,16 +242,26 @@ pub(crate) enum Busy {
 /// For how long a tree in use is tried again: what has just ended may hold it for a moment more.
 const A_MOMENT: Duration = Duration::from_millis(200);
 
-/// Unmounts what is on top at `target`.
-pub(crate) fn unmount(target: &Path, busy: Busy) -> Result<()> {
+/// Unmounts what is on top at `target`, unless it is known to be another one than `device`.
+pub(crate) fn unmount(target: &Path, device: Device, busy: Busy) -> Result<()> {
     let start = Instant::now();
     loop {
-        match try_unmount(target, busy) {
+        match is_on_top(target, device).and_then(|()| try_unmount(target, busy)) {
             Err(error) if error.raw_errno() == Some(Errno::BUSY) && start.elapsed() < A_MOMENT => {
                 std::thread::sleep(A_MOMENT / 10);
             }
             result => return result,
         }
+    }
+}
+
+/// Refuses where something else is mounted at `target`. What nobody can tell is believed.
+pub(crate) fn is_on_top(target: &Path, wanted: Device) -> Result<()> {
+    match (wanted, device(target)) {
+        (Some(wanted), Some(there)) if wanted != there => Err(Error::system("unmounting")
+            .at(target)
+            .because("it isn't mounted there any more, or something is mounted over it")),
+        _ => Ok(()),
     }
 }
 
@@ -308,9 +318,17 @@ fn unmount_error(target: &Path, errno: Errno) -> Error {
 
 /// Number of the device under which the file system on `target` is known. Answered by the kernel
 /// alone, also where nobody serves (yet, or any more).
-pub(super) fn device(target: &Path) -> Device {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+pub(crate) fn device(target: &Path) -> Device {
+    device_of(target, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The same of what a link leads to.
+pub(super) fn device_behind(link: &Path) -> Device {
+    device_of(link, AtFlags::empty())
+}
+
+fn device_of(target: &Path, flags: AtFlags) -> Device {
+    let flags = flags | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let stat = statx(CWD, target, flags, StatxFlags::empty()).ok()?;
     Some((stat.stx_dev_major, stat.stx_dev_minor))
 }

@@ -3,7 +3,7 @@
 //!
 //! The server keeps no hold on the place that it is mounted at: a descriptor would keep the mount
 //! busy, one of the mount namespace would keep both alive for ever. So the place is looked for when
-//! it is needed, in the mount tables of the processes there are.
+//! it is needed, in the mount tables of the namespaces that there are processes in.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
+use rustix::fs::{CWD, Dir, Mode, OFlags, fstat, openat};
 
 use super::handover::Device;
 use super::mount::{Busy, unmount};
@@ -94,30 +94,22 @@ impl Shutdown {
         let (Some(proc), Some(device)) = (&self.proc, self.device) else {
             return false;
         };
-        let namespace = |pid: &str| {
-            let place = format!("{pid}/ns/mnt");
-            statat(proc, place, AtFlags::empty()).map(|stat| stat.st_ino)
-        };
-        let own = namespace("self").ok();
+        let own = Namespace::of(proc, "self").map(|own| own.number).ok();
         let mut seen = HashSet::new();
         let mut found = false;
         for pid in numbers(proc) {
-            let Ok(theirs) = namespace(&pid.to_string()) else {
+            let Ok(theirs) = Namespace::of(proc, &pid.to_string()) else {
                 continue;
             };
-            if seen.contains(&theirs) {
+            if !seen.insert(theirs.number) {
                 continue;
             }
-            let way = if own == Some(theirs) {
-                Way::Here
-            } else {
-                Way::There
+            let way = match own == Some(theirs.number) {
+                true => Way::Here,
+                false => Way::There(theirs),
             };
-            match unmount_in(proc, pid, way, device) {
-                Ok(unmounted) => {
-                    seen.insert(theirs);
-                    found |= unmounted;
-                }
+            match unmount_in(proc, &way, device) {
+                Ok(unmounted) => found |= unmounted,
                 Err(errno) => log::debug!("mounts of process {pid}: {errno}"),
             }
         }
@@ -125,13 +117,30 @@ impl Shutdown {
     }
 }
 
+/// A mount namespace.
+#[derive(Debug)]
+struct Namespace {
+    file: OwnedFd,
+    number: u64,
+}
+
+impl Namespace {
+    /// That of a process.
+    fn of(proc: &OwnedFd, pid: &str) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(proc, format!("{pid}/ns/mnt"), flags, Mode::empty())?;
+        let number = fstat(&file)?.st_ino;
+        Ok(Self { file, number })
+    }
+}
+
 /// Where a mount namespace is, seen from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Way {
     /// The server is in it: without privilege it never left its caller's.
     Here,
     /// It has to go there.
-    There,
+    There(Namespace),
 }
 
 /// The processes that /proc shows.
@@ -144,31 +153,41 @@ fn numbers(proc: &OwnedFd) -> Vec<u32> {
         .collect()
 }
 
-/// Unmounts the device in the mount namespace of a process; false when it isn't mounted there.
-fn unmount_in(proc: &OwnedFd, pid: u32, way: Way, device: (u32, u32)) -> Result<bool, Errno> {
-    let places = places(proc, pid, device)?;
-    if places.is_empty() {
-        return Ok(false);
-    }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let theirs = openat(proc, format!("{pid}/ns/mnt"), flags, Mode::empty())?;
-    // A thread can change its mount namespace when it shares its root and cwd with no other one.
-    let thread = thread::Builder::new().name("unmount".into());
-    let thread = thread.spawn(move || {
-        if way == Way::There {
+/// Unmounts the device in a mount namespace; false when it isn't mounted there.
+fn unmount_in(proc: &OwnedFd, way: &Way, device: (u32, u32)) -> Result<bool, Errno> {
+    let go_and_unmount = || {
+        if let Way::There(namespace) = way {
             unshare(CloneFlags::CLONE_FS).map_err(from_nix)?;
-            setns(theirs.as_fd(), CloneFlags::CLONE_NEWNS).map_err(from_nix)?;
+            setns(namespace.file.as_fd(), CloneFlags::CLONE_NEWNS).map_err(from_nix)?;
         }
-        places.iter().try_for_each(|place| unmount_one(place))
-    });
-    let thread = thread.map_err(|error| from_io(&error))?;
-    thread.join().unwrap_or(Err(Errno::IO)).map(|()| true)
+        unmount_all(&places(proc, device)?, device)
+    };
+    // A thread can change its mount namespace when it shares its root and cwd with no other one.
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("unmount".into());
+        let thread = thread.spawn_scoped(scope, go_and_unmount);
+        let thread = thread.map_err(|error| from_io(&error))?;
+        thread.join().unwrap_or(Err(Errno::IO))
+    })
 }
 
-fn unmount_one(place: &Path) -> Result<(), Errno> {
-    let unmounted = unmount(place, Busy::Refuse).or_else(|error| {
+/// An error where there was something and all of it stays.
+fn unmount_all(places: &[PathBuf], device: (u32, u32)) -> Result<bool, Errno> {
+    let mut outcome = Ok(false);
+    for place in places {
+        match unmount_one(place, device) {
+            Ok(()) => outcome = Ok(true),
+            Err(errno) if outcome == Ok(false) => outcome = Err(errno),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+fn unmount_one(place: &Path, device: (u32, u32)) -> Result<(), Errno> {
+    let unmounted = unmount(place, Some(device), Busy::Refuse).or_else(|error| {
         log::info!("{error}; unmounting it out of sight");
-        unmount(place, Busy::Detach)
+        unmount(place, Some(device), Busy::Detach)
     });
     unmounted.map_err(|error| {
         log::warn!("{error}");
@@ -176,10 +195,11 @@ fn unmount_one(place: &Path) -> Result<(), Errno> {
     })
 }
 
-/// Where the device is mounted in the namespace of a process, the topmost mount first.
-fn places(proc: &OwnedFd, pid: u32, device: (u32, u32)) -> Result<Vec<PathBuf>, Errno> {
+/// Where the device is mounted, the topmost mount first, as the calling thread names the places.
+/// Not as a process of the namespace does: it may have another root.
+fn places(proc: &OwnedFd, device: (u32, u32)) -> Result<Vec<PathBuf>, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let table = openat(proc, format!("{pid}/mountinfo"), flags, Mode::empty())?;
+    let table = openat(proc, "thread-self/mountinfo", flags, Mode::empty())?;
     let mut text = Vec::new();
     std::fs::File::from(table)
         .read_to_end(&mut text)

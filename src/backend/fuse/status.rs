@@ -7,24 +7,33 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{
+    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, major,
+    memfd_create, minor, open,
+};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::daemon::Job;
 use super::handover::Device;
 use super::identity;
+use super::mount::device_behind;
 use crate::server::Counters;
 use crate::sys::cells::ROOM;
 use crate::sys::{Errno, from_io};
 
 /// The file's name, as `ls -l /proc/PID/fd` shows it behind `/memfd:`.
 const NAME: &str = "overfall-status";
+/// What keeps it as it is.
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
 /// More than any server writes.
 const MOST: u64 = 16 << 20;
 
@@ -98,15 +107,39 @@ impl Status {
     }
 }
 
-/// The servers that we may look into, with their processes.
+/// The servers that we may look into, with their processes. The one that was told last about its
+/// mount comes first: the device of one that is ending may be another's already.
 pub(crate) fn servers() -> Vec<(Process, Heard)> {
-    identity::numbers()
+    let Some(memory) = memory_device() else {
+        return Vec::new();
+    };
+    let mut servers: Vec<_> = identity::numbers()
         .filter_map(|pid| {
             let place = Path::new("/proc").join(pid.to_string());
-            let heard = Heard::from(&place)?;
-            Some((Process::at(pid, &place), heard))
+            let (user, heard) = Heard::from(&place, memory)?;
+            Some((Process::at(pid, user, &place), heard))
         })
-        .collect()
+        .collect();
+    servers.sort_by_key(|(_, heard)| std::cmp::Reverse(heard.since));
+    servers
+}
+
+/// The process that serves a mount of this user's, if we may look into it, with what it tells. It
+/// isn't asked: it may hang.
+pub(crate) fn serving(
+    device: (u32, u32),
+    mounter: Option<u32>,
+) -> Option<(identity::Process, Heard)> {
+    let serves = |(process, heard): &(Process, Heard)| heard.is_about(device, mounter, process);
+    let (process, _) = servers().into_iter().find(serves)?;
+    let handle = identity::Process::open(Pid::from_raw(process.pid.cast_signed())?)?;
+    // Now that the number can't become another process's: it is still the one.
+    let place = Path::new("/proc").join(process.pid.to_string());
+    let (user, heard) = Heard::from(&place, memory_device()?)?;
+    let process = Process::at(process.pid, user, &place);
+    heard
+        .is_about(device, mounter, &process)
+        .then_some((handle, heard))
 }
 
 /// What /proc tells about a server's process, as far as it does.
@@ -115,7 +148,7 @@ pub(crate) struct Process {
     /// Its number here.
     pub(crate) pid: u32,
     /// Whose it is.
-    pub(crate) user: Option<u32>,
+    pub(crate) user: u32,
     /// For how long it has been there.
     pub(crate) age: Option<Duration>,
     /// Memory that it has in use, in bytes.
@@ -123,10 +156,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn at(pid: u32, place: &Path) -> Self {
+    fn at(pid: u32, user: u32, place: &Path) -> Self {
         Self {
             pid,
-            user: rustix::fs::stat(place).ok().map(|stat| stat.st_uid),
+            user,
             age: age(place),
             memory: memory(place),
         }
@@ -154,15 +187,18 @@ fn memory(place: &Path) -> Option<u64> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub(crate) told: Told,
+    /// When it was written, in seconds and their fraction. Counting doesn't change that.
+    since: (i64, u64),
     /// The kinds of requests that came at all.
     pub(crate) requests: Vec<(String, u64)>,
 }
 
 impl Heard {
-    /// What the process at this place in /proc tells; `None` when it is no server, or not one
-    /// that we may look into.
-    fn from(process: &Path) -> Option<Self> {
+    /// What the process at this place in /proc tells, and whose word it is; `None` when it is no
+    /// server, or not one that we may look into.
+    fn from(process: &Path, memory: (u32, u32)) -> Option<(u32, Self)> {
         let wanted = format!("/memfd:{NAME}");
+        let user = user(process)?;
         let descriptors = std::fs::read_dir(process.join("fd")).ok()?;
         descriptors
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -170,14 +206,30 @@ impl Heard {
                 let name = std::fs::read_link(&path).ok()?;
                 let name = name.to_str()?;
                 let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-                (name == wanted).then(|| Self::read(&path))?
+                if name != wanted {
+                    return None;
+                }
+                // Any file may have this name, and opening one may take for ever.
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let held = open(&path, flags, Mode::empty()).ok()?;
+                let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+                if device_behind(Path::new(&path)) != Some(memory) {
+                    return None;
+                }
+                Some((user, Self::read(&path, user)?))
             })
     }
 
-    fn read(path: &Path) -> Option<Self> {
-        // What has this name may be anything, in a process that we don't know.
+    /// A process may hold what somebody else made, and run a program that isn't its user's: only
+    /// what is sealed and made by the very user counts.
+    fn read(path: &str, user: u32) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+        let file = File::from(open(path, flags, Mode::empty()).ok()?);
+        let stat = fstat(&file).ok()?;
+        if stat.st_uid != user || !fcntl_get_seals(&file).ok()?.contains(SEALS) {
+            return None;
+        }
+        let since = (stat.st_mtime, stat.st_mtime_nsec);
         let mut all = Vec::new();
         file.take(MOST).read_to_end(&mut all).ok()?;
         let (counters, text) = all.split_at_checked(ROOM)?;
@@ -188,6 +240,49 @@ impl Heard {
         });
         let requests = told.counted.iter().cloned().zip(numbers);
         let requests = requests.filter(|(_, count)| *count > 0).collect();
-        Some(Self { told, requests })
+        Some(Self {
+            told,
+            since,
+            requests,
+        })
     }
+
+    /// Whether it is the server of a mount that speaks: a process of the user who mounted. Anybody
+    /// could say it of any mount.
+    pub(crate) fn is_about(
+        &self,
+        device: (u32, u32),
+        mounter: Option<u32>,
+        process: &Process,
+    ) -> bool {
+        self.told.device == Some(device) && mounter == Some(process.user)
+    }
+}
+
+impl Told {
+    /// Whether it can only be this mount that is told about. Where it isn't, it was mounted elsewhere
+    /// and moved, or it has gone and its device is another's now, which only asking can tell.
+    pub(crate) fn is_surely_at(&self, place: &Path) -> bool {
+        Path::new(&self.target) == place
+    }
+}
+
+/// The device of all files in memory.
+fn memory_device() -> Option<(u32, u32)> {
+    let file = memfd_create("", MemfdFlags::CLOEXEC).ok()?;
+    let device = fstat(file).ok()?.st_dev;
+    Some((major(device), minor(device)))
+}
+
+/// Whose a process is: `Uid:  REAL EFFECTIVE SAVED OF-FILES`, all the same. The owner of its
+/// directory in /proc may be root instead.
+fn user(process: &Path) -> Option<u32> {
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let ids: Vec<u32> = line
+        .split_ascii_whitespace()
+        .map(|id| id.parse().ok())
+        .collect::<Option<_>>()?;
+    let first = *ids.first()?;
+    ids.iter().all(|id| *id == first).then_some(first)
 }
