@@ -2,11 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Timespec, Timestamps, fgetxattr, fsetxattr, futimens};
+use rustix::fs::{
+    AtFlags, RenameFlags, StatxFlags, Timespec, Timestamps, fgetxattr, flistxattr, fsetxattr,
+    futimens, readlinkat, statx,
+};
 
-use crate::common::{Tree, cases, fails, open_flags, open_rw, raw_dir, set_times, stat};
+use crate::common::{
+    Limit, Tree, as_user, cases, chmod, fails, open_flags, open_rw, raw_dir, rename2, set_times,
+    skip, stat, xattr_set,
+};
 
 cases! {
     read_only_descriptor_follows_the_copy_up,
@@ -31,6 +40,10 @@ cases! {
     file_position_is_per_descriptor,
     unlinked_hard_link,
     lower_hard_link_broken_under_a_reader,
+    acl_while_names_are_exchanged: Limit::Root("needs a second uid"),
+    attributes_while_the_file_moves,
+    first_opened_while_the_file_moves,
+    link_target_while_names_are_exchanged,
 }
 
 fn text(file: &mut File) -> String {
@@ -300,4 +313,128 @@ fn lower_hard_link_broken_under_a_reader(t: &Tree) {
     let mut b = File::open(t.at("b")).unwrap();
     t.append("a", "+");
     assert_eq!((text(&mut a), text(&mut b)), ("A+".into(), "A".into()));
+}
+
+/// How long a race is run.
+const RACE: Duration = Duration::from_millis(400);
+
+/// Runs `work` over and over while another thread repeats `disturb`.
+fn race(disturb: impl Fn() + Sync, mut work: impl FnMut()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                disturb();
+            }
+        });
+        let end = Instant::now() + RACE;
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while Instant::now() < end {
+                work();
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// Read and write for the owner and this user, read for the mask's sake.
+fn acl_for(uid: u32) -> Vec<u8> {
+    let mut value = 2u32.to_le_bytes().to_vec();
+    let entries = [(1, 6, u32::MAX), (2, 6, uid), (4, 0, u32::MAX), (16, 6, u32::MAX), (32, 0, u32::MAX)];
+    for (tag, perm, id) in entries {
+        value.extend(u16::to_le_bytes(tag));
+        value.extend(u16::to_le_bytes(perm));
+        value.extend(u32::to_le_bytes(id));
+    }
+    value
+}
+
+/// The ACL that is obeyed is the file's own, whatever stands under its name at that moment.
+fn acl_while_names_are_exchanged(t: &Tree) {
+    t.mount();
+    t.write("a", "secret");
+    chmod(t.at("a"), 0o640);
+    t.write("b", "open");
+    chmod(t.at("b"), 0o640);
+    if xattr_set(t.at("b"), "system.posix_acl_access", &acl_for(1234)).is_err() {
+        skip("the layers' file system has no POSIX ACLs");
+    }
+    let held = open_flags(t.at("a"), libc::O_PATH).unwrap();
+    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let (a, b) = (t.at("a"), t.at("b"));
+    let (mut tries, mut opened) = (0, 0);
+    as_user(1234, 1234, || fails(File::open(&again), libc::EACCES));
+    // The exchanging goes on as root.
+    race(
+        || rename2(&a, &b, RenameFlags::EXCHANGE).unwrap(),
+        || {
+            opened += as_user(1234, 1234, || (0..100).filter(|_| File::open(&again).is_ok()).count());
+            tries += 100;
+        },
+    );
+    let after = as_user(1234, 1234, || File::open(&again).is_ok());
+    assert_eq!((opened, after), (0, false), "of {tries}");
+}
+
+fn attributes_while_the_file_moves(t: &Tree) {
+    t.mount();
+    t.write("a", "A");
+    xattr_set(t.at("a"), "user.x", b"X").unwrap();
+    let file = File::open(t.at("a")).unwrap();
+    let (a, b) = (t.at("a"), t.at("b"));
+    let number = file.metadata().unwrap().ino();
+    race(
+        || {
+            fs::rename(&a, &b).unwrap();
+            fs::rename(&b, &a).unwrap();
+        },
+        || {
+            let mut room = [0; 10];
+            assert_eq!(fgetxattr(&file, "user.x", &mut room[..]), Ok(1));
+            assert_eq!(flistxattr(&file, &mut room[..]), Ok(7));
+            let seen = statx(&file, "", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::ALL);
+            assert_eq!(seen.unwrap().stx_ino, number);
+        },
+    );
+}
+
+/// By its inode, as an `O_PATH` descriptor has it.
+fn first_opened_while_the_file_moves(t: &Tree) {
+    const FILES: usize = 200;
+    for number in 0..FILES {
+        t.upper_has(&[&format!("a{number}=data {number}")]);
+    }
+    t.mount();
+    for number in 0..FILES {
+        let (a, b) = (t.at(&format!("a{number}")), t.at(&format!("b{number}")));
+        let held = open_flags(&a, libc::O_PATH).unwrap();
+        let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let done = AtomicBool::new(false);
+        let read = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    fs::rename(&a, &b).unwrap();
+                    fs::rename(&b, &a).unwrap();
+                }
+            });
+            std::thread::sleep(Duration::from_millis(1));
+            let read = fs::read_to_string(&again);
+            done.store(true, Ordering::Relaxed);
+            read
+        });
+        assert_eq!(read.unwrap(), format!("data {number}"));
+    }
+}
+
+fn link_target_while_names_are_exchanged(t: &Tree) {
+    t.mount();
+    symlink("A", t.at("a")).unwrap();
+    symlink("B", t.at("b")).unwrap();
+    let held = open_flags(t.at("a"), libc::O_PATH | libc::O_NOFOLLOW).unwrap();
+    let (a, b) = (t.at("a"), t.at("b"));
+    race(
+        || rename2(&a, &b, RenameFlags::EXCHANGE).unwrap(),
+        || assert_eq!(readlinkat(&held, "", Vec::new()).unwrap().to_bytes(), b"A"),
+    );
 }

@@ -9,7 +9,7 @@ use rustix::fs::{Stat, XattrFlags};
 use super::copy_up::Data;
 use super::descriptors::OpenFile;
 use super::layer::{RealDir, RealId};
-use super::node::{Node, Real};
+use super::node::Node;
 use super::ops::open_for_writing;
 use super::spot::Spot;
 use super::types::{Attr, Fault, FileKind};
@@ -170,21 +170,22 @@ impl Union {
             return Ok(());
         };
         let (from, _) = self.data_spot(&place)?;
-        let (spot, stat) = self.spot_and_stat(node)?;
+        let (named, file, stat) = self.at_object(node, |spot, stat| {
+            let file = match spot {
+                Spot::Open(file) => file.clone(),
+                Spot::At { .. } => {
+                    let (opened, access) = open_for_writing(spot);
+                    let fault = |errno| spot.fault("completing a file: opening", errno);
+                    OpenFile::new(opened.map_err(fault)?, access)
+                }
+            };
+            Ok((spot.clone(), file, *stat))
+        })?;
+        // Its name may be another's by the time that the data is there.
+        let spot = Spot::Open(file.clone());
         let fault = |op| {
-            let spot = &spot;
-            move |errno| spot.fault(op, errno)
-        };
-        let file = match &node.state.read().real {
-            Real::Detached(file) => Some(file.clone()),
-            _ => None,
-        };
-        let file = match file {
-            Some(file) => file,
-            None => {
-                let (opened, access) = open_for_writing(&spot);
-                OpenFile::new(opened.map_err(fault("completing a file: opening"))?, access)
-            }
+            let named = &named;
+            move |errno| named.fault(op, errno)
         };
         // Writing takes it off.
         let capability = spot.get_xattr(OsStr::new(CAPABILITY)).ok();
@@ -201,7 +202,7 @@ impl Union {
         }
         match spot.remove_xattr(self.namespace.metacopy()) {
             Ok(()) | Err(Errno::NODATA) => {}
-            Err(errno) => return Err(spot.fault("completing a file: unmarking it", errno)),
+            Err(errno) => return Err(named.fault("completing a file: unmarking it", errno)),
         }
         let old = node.state.write().data.take();
         drop(old);

@@ -54,9 +54,9 @@ use crate::sys::{Errno, memory};
 use aliases::Aliases;
 use crowd::Crowd;
 use index::Index;
-use layer::{Ground, LayerIndex, RealDir};
+use layer::{Ground, LayerIndex, RealDir, RealId};
 use listing::Listings;
-use node::{DirPart, Node, Real};
+use node::{DirPart, Node, Real, State};
 use origins::Origins;
 use owners::OwnerPolicy;
 use redirect::Follow;
@@ -73,6 +73,9 @@ pub(crate) use work::trust_again;
 
 /// `Result` of a request to the merged tree.
 pub type Outcome<T> = std::result::Result<T, Fault>;
+
+/// How often a request looks again for an object that wasn't where it should be.
+const ATTEMPTS: usize = 8;
 
 /// The merged tree.
 #[derive(Debug)]
@@ -191,7 +194,11 @@ impl Union {
                 .ok_or_else(|| Fault::merged("finding a directory", Errno::STALE))?;
             return Ok(Spot::itself(top));
         }
-        let state = node.state.read();
+        self.spot_in(&node.state.read())
+    }
+
+    /// As [`Union::spot`], for what isn't a directory.
+    fn spot_in(&self, state: &State) -> Outcome<Spot> {
         let parent = state
             .link
             .as_ref()
@@ -220,16 +227,17 @@ impl Union {
         }
     }
 
-    /// As [`Union::spot`], with the object's `stat`. Makes sure that it is the node's object: a
-    /// rename may have come between.
+    /// As [`Union::spot`], with the object's `stat`. For a caller who has locked names that keep
+    /// the object where it is, or doesn't go by its name: a rename may come at once.
     fn spot_and_stat(&self, node: &Arc<Node>) -> Outcome<(Spot, Stat)> {
-        const ATTEMPTS: usize = 8;
         for _ in 0..ATTEMPTS {
-            let expected = match &node.state.read().real {
-                Real::Upper(id) | Real::Lower { id, .. } => Some(*id),
-                Real::Dir | Real::Detached(_) => None,
+            let (spot, expected) = match &node.dir {
+                Some(_) => (self.spot(node)?, None),
+                None => {
+                    let state = node.state.read();
+                    (self.spot_in(&state)?, state.real.id())
+                }
             };
-            let spot = self.spot(node)?;
             if let Some(stat) = spot.stat()?
                 && expected.is_none_or(|id| id == self.ground.real_id(&stat))
             {
@@ -237,6 +245,64 @@ impl Union {
             }
         }
         Err(stale())
+    }
+
+    /// Has `act` work where the node's real object is, which no rename moves meanwhile: names of
+    /// the upper layer are locked, those of the lower layers stay. `act` gets what is to be found
+    /// there, and says `None` where it has found something else.
+    ///
+    /// No names may be locked by the caller, and `act` mustn't take long.
+    fn in_place<T>(
+        &self,
+        node: &Arc<Node>,
+        mut act: impl FnMut(&Spot, Option<RealId>) -> Outcome<Option<T>>,
+    ) -> Outcome<T> {
+        let mut failed = Err(stale());
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            if node.dir.is_some() {
+                // By its descriptor, wherever it is.
+                return act(&self.spot(node)?, None)?.ok_or_else(stale);
+            }
+            let parent = upper_parent(&node.state.read()).cloned();
+            let dir = parent.as_ref().and_then(|parent| parent.dir.as_ref());
+            let _names = dir.map(|dir| dir.names.read());
+            let (spot, expected) = {
+                let state = node.state.read();
+                if let Some(now) = upper_parent(&state)
+                    && !parent
+                        .as_ref()
+                        .is_some_and(|locked| Arc::ptr_eq(locked, now))
+                {
+                    // Moved to another directory, or copied up.
+                    continue;
+                }
+                (self.spot_in(&state)?, state.real.id())
+            };
+            match act(&spot, expected) {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) => {}
+                // The entry of an indexed file goes with its last name, in whatever directory.
+                Err(fault) if fault.errno == Errno::NOENT => failed = Err(fault),
+                Err(fault) => return Err(fault),
+            }
+            attempts += 1;
+        }
+        failed
+    }
+
+    /// As [`Union::in_place`], with the `stat` of what is sure to be the node's object.
+    fn at_object<T>(
+        &self,
+        node: &Arc<Node>,
+        mut act: impl FnMut(&Spot, &Stat) -> Outcome<T>,
+    ) -> Outcome<T> {
+        self.in_place(node, |spot, expected| match spot.stat()? {
+            Some(stat) if expected.is_none_or(|id| id == self.ground.real_id(&stat)) => {
+                act(spot, &stat).map(Some)
+            }
+            _ => Ok(None),
+        })
     }
 
     /// Whether the kernel is to check ACLs.
@@ -298,6 +364,14 @@ impl Union {
 struct DirNode {
     node: Arc<Node>,
     dir: Arc<DirPart>,
+}
+
+/// The directory whose names lead to an object of the upper layer.
+fn upper_parent(state: &State) -> Option<&Arc<Node>> {
+    match (&state.real, &state.link) {
+        (Real::Upper(_), Some(link)) => Some(&link.parent),
+        _ => None,
+    }
 }
 
 fn stale() -> Fault {

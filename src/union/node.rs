@@ -95,6 +95,16 @@ pub(crate) enum DefaultAcl {
     Present,
 }
 
+impl Real {
+    /// What is to be found under the name.
+    pub(crate) fn id(&self) -> Option<RealId> {
+        match self {
+            Real::Upper(id) | Real::Lower { id, .. } => Some(*id),
+            Real::Dir | Real::Detached(_) => None,
+        }
+    }
+}
+
 impl DirPart {
     pub(crate) fn new(upper: Option<Arc<RealDir>>, lowers: Vec<Arc<RealDir>>) -> Arc<Self> {
         Arc::new(Self {

@@ -59,7 +59,9 @@ impl Union {
             return Ok(known);
         }
         let found = match node.kind {
-            FileKind::Regular | FileKind::Directory => self.protection_of(&self.spot(node)?)?,
+            FileKind::Regular | FileKind::Directory => {
+                self.at_object(node, |spot, _| self.protection_of(spot))?
+            }
             _ => Protection::NONE,
         };
         node.protection.set(found);

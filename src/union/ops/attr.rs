@@ -25,8 +25,7 @@ impl Union {
     /// The attributes of a node.
     pub fn getattr(&self, id: NodeId) -> Outcome<Attr> {
         let node = self.node(id)?;
-        let (spot, stat) = self.spot_and_stat(&node)?;
-        Ok(self.attr_of(&node, &spot, &stat))
+        self.at_object(&node, |spot, stat| Ok(self.attr_of(&node, spot, stat)))
     }
 
     /// The target of a symbolic link.
@@ -35,7 +34,7 @@ impl Union {
         if node.kind != FileKind::Symlink {
             return Err(Fault::merged("reading a link", Errno::INVAL));
         }
-        self.read_link_at(&self.spot_and_stat(&node)?.0)
+        self.at_object(&node, |spot, _| self.read_link_at(spot))
     }
 
     pub(in super::super) fn read_link_at(&self, spot: &Spot) -> Outcome<Vec<u8>> {
@@ -65,7 +64,7 @@ impl Union {
             self.truncate(&node, caller, size)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
-            let (_, before) = self.spot_and_stat(&node)?;
+            let before = self.at_object(&node, |_, stat| Ok(*stat))?;
             self.chown(&node, change)?;
             // The server may keep setgid with a group that isn't its own; the caller may not.
             if lacks_fsetid(caller) && has_privileges {
@@ -76,23 +75,23 @@ impl Union {
             self.chmod(&node, perm)?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
-            let (spot, _) = self.spot_and_stat(&node)?;
             let times = Timestamps {
                 last_access: timespec(change.atime),
                 last_modification: timespec(change.mtime),
             };
-            spot.set_times(&times)
-                .map_err(|errno| spot.fault("setting times", errno))?;
+            self.at_object(&node, |spot, _| {
+                spot.set_times(&times)
+                    .map_err(|errno| spot.fault("setting times", errno))
+            })?;
         }
-        let (spot, stat) = self.spot_and_stat(&node)?;
-        Ok(self.attr_of(&node, &spot, &stat))
+        self.at_object(&node, |spot, stat| Ok(self.attr_of(&node, spot, stat)))
     }
 
     fn truncate(&self, node: &Arc<Node>, caller: Caller, size: u64) -> Outcome<()> {
         let file = self.file_for_writing(node)?;
-        let (spot, stat) = self.spot_and_stat(node)?;
-        rustix::fs::ftruncate(file.as_fd(), size)
-            .map_err(|errno| spot.fault("truncating", errno))?;
+        let fault = |errno| self.io_fault(node, "truncating", errno);
+        let stat = rustix::fs::fstat(file.as_fd()).map_err(fault)?;
+        rustix::fs::ftruncate(file.as_fd(), size).map_err(fault)?;
         if lacks_fsetid(caller) {
             self.drop_privileges(node, &stat, caller.gid)
         } else {
@@ -106,19 +105,22 @@ impl Union {
     /// done for the owner and root alone. For root's write to a file with capabilities (the kernel
     /// has taken them off by now) that is more than was meant, and on the safe side.
     fn kill_privileges(&self, node: &Arc<Node>, caller: Caller) -> Outcome<()> {
-        let (spot, stat) = self.spot_and_stat(node)?;
-        let shown = self.attr_of(node, &spot, &stat);
-        if lacks_fsetid(caller) && caller.uid != shown.uid {
-            return Ok(());
-        }
-        spot.chown(None, None)
-            .map_err(|errno| spot.fault("dropping privileges", errno))?;
+        let shown = self.at_object(node, |spot, stat| {
+            let shown = self.attr_of(node, spot, stat);
+            if lacks_fsetid(caller) && caller.uid != shown.uid {
+                return Ok(None);
+            }
+            spot.chown(None, None)
+                .map_err(|errno| spot.fault("dropping privileges", errno))?;
+            Ok(Some(shown))
+        })?;
+        let Some(shown) = shown else { return Ok(()) };
         let gid = if lacks_fsetid(caller) {
             caller.gid
         } else {
             shown.gid
         };
-        let stat = self.spot_and_stat(node)?.1;
+        let stat = self.at_object(node, |_, stat| Ok(*stat))?;
         self.drop_privileges(node, &stat, gid)
     }
 
@@ -132,9 +134,9 @@ impl Union {
         if !lacks_fsetid(caller) {
             return Ok(());
         }
-        let (_, stat) = self.spot_and_stat(node)?;
+        let stat = self.at_object(node, |_, stat| Ok(*stat))?;
         self.drop_privileges(node, &stat, caller.gid)?;
-        if self.spot_and_stat(node)?.1.st_mode != stat.st_mode {
+        if self.at_object(node, |_, stat| Ok(stat.st_mode))? != stat.st_mode {
             self.watcher.tell(node.id);
         }
         Ok(())
@@ -148,8 +150,7 @@ impl Union {
         stat: &Stat,
         gid: u32,
     ) -> Outcome<()> {
-        let spot = self.spot(node)?;
-        let shown = self.attr_of(node, &spot, stat);
+        let shown = self.in_place(node, |spot, _| Ok(Some(self.attr_of(node, spot, stat))))?;
         let perm = shown.perm;
         let mut left = perm & !SETUID;
         if perm & GROUP_EXEC != 0 || shown.gid != gid {
@@ -171,8 +172,7 @@ impl Union {
         if !lacks_fsetid(caller) {
             return Ok(());
         }
-        let (spot, stat) = self.spot_and_stat(node)?;
-        let shown = self.attr_of(node, &spot, &stat);
+        let shown = self.at_object(node, |spot, stat| Ok(self.attr_of(node, spot, stat)))?;
         if shown.perm & SETGID == 0 || shown.gid == caller.gid {
             return Ok(());
         }
@@ -184,23 +184,33 @@ impl Union {
         if node.kind == FileKind::Symlink {
             return Err(Fault::merged("chmod of a link", Errno::OPNOTSUPP));
         }
-        let (spot, stat) = self.spot_and_stat(node)?;
-        let mut shown = self.own_attr_of(node, &spot, &stat);
-        spot.chmod(self.owners.perm_on_disk(shown.kind, perm))
-            .map_err(|errno| spot.fault("chmod", errno))?;
-        if self.owners.only_records(shown.kind) || self.record_at(&spot, &stat).is_some() {
-            shown.perm = perm;
-            self.write_record(&spot, &shown)?;
-        }
-        Ok(())
+        self.at_object(node, |spot, stat| {
+            let mut shown = self.own_attr_of(node, spot, stat);
+            spot.chmod(self.owners.perm_on_disk(shown.kind, perm))
+                .map_err(|errno| spot.fault("chmod", errno))?;
+            if self.owners.only_records(shown.kind) || self.record_at(spot, stat).is_some() {
+                shown.perm = perm;
+                self.write_record(spot, &shown)?;
+            }
+            Ok(())
+        })
     }
 
     fn chown(&self, node: &Arc<Node>, change: &SetAttr) -> Outcome<()> {
-        let (spot, stat) = self.spot_and_stat(node)?;
-        let recorded = self.record_at(&spot, &stat);
+        self.at_object(node, |spot, stat| self.chown_at(node, change, spot, stat))
+    }
+
+    fn chown_at(
+        &self,
+        node: &Arc<Node>,
+        change: &SetAttr,
+        spot: &Spot,
+        stat: &Stat,
+    ) -> Outcome<()> {
+        let recorded = self.record_at(spot, stat);
         let uid = change.uid.map(|uid| self.owners.uid_on_disk(uid));
         let gid = change.gid.map(|gid| self.owners.gid_on_disk(gid));
-        let mut shown = self.own_attr_of(node, &spot, &stat);
+        let mut shown = self.own_attr_of(node, spot, stat);
         let given = match self.owners.only_records(shown.kind) {
             true => Err(Errno::PERM),
             false => spot.chown(uid, gid),
@@ -217,7 +227,7 @@ impl Union {
                         shown.perm &= !SETGID;
                     }
                 }
-                self.write_record(&spot, &shown)
+                self.write_record(spot, &shown)
             }
             Ok(()) => Ok(()),
             Err(errno) => Err(spot.fault("chown", errno)),

@@ -18,9 +18,11 @@ impl Union {
         let node = self.node(id)?;
         only_files_and_directories(node.kind)?;
         let protection = self.protection(&node)?;
-        let (spot, _) = self.spot_and_stat(&node)?;
+        let (spot, file) = self.at_object(&node, |spot, _| {
+            let opened = open(spot).map_err(|errno| spot.fault("reading inode flags", errno));
+            Ok((spot.clone(), opened?))
+        })?;
         let fault = |errno| spot.fault("reading inode flags", errno);
-        let file = open(&spot).map_err(fault)?;
         match like {
             FileFlags::Flags(_) => fileflags::get_flags(file.as_fd()).map(|mut flags| {
                 protection.add_to_flags(&mut flags);
@@ -41,22 +43,23 @@ impl Union {
     pub fn set_file_flags(&self, caller: Caller, id: NodeId, wanted: FileFlags) -> Outcome<()> {
         let node = self.node(id)?;
         only_files_and_directories(node.kind)?;
-        let (spot, stat) = self.spot_and_stat(&node)?;
-        let owner = self.attr_of(&node, &spot, &stat).uid;
+        let owner = self.at_object(&node, |spot, stat| Ok(self.attr_of(&node, spot, stat).uid))?;
         let (wanted, protection) = split(wanted);
         let protects = protection != self.protection(&node)?;
         let is_root = caller.uid == 0;
         if !is_root && (caller.uid != owner || protects) || protects && !self.is_machines {
-            return Err(spot.fault("setting inode flags", Errno::PERM));
+            return Err(self.spot(&node)?.fault("setting inode flags", Errno::PERM));
         }
         self.copy_up(&node, Data::Later)?;
-        let (spot, _) = self.spot_and_stat(&node)?;
+        let (spot, file) = self.at_object(&node, |spot, _| {
+            let fault = |errno| spot.fault("setting inode flags", errno);
+            if protects {
+                self.write_protection(spot, protection).map_err(fault)?;
+                node.protection.set(protection);
+            }
+            Ok((spot.clone(), open(spot).map_err(fault)?))
+        })?;
         let fault = |errno| spot.fault("setting inode flags", errno);
-        if protects {
-            self.write_protection(&spot, protection).map_err(fault)?;
-            node.protection.set(protection);
-        }
-        let file = open(&spot).map_err(fault)?;
         match wanted {
             FileFlags::Flags(flags) => fileflags::set_flags(file.as_fd(), flags),
             FileFlags::Extended(value) => fileflags::set_extended(file.as_fd(), &value),

@@ -16,7 +16,7 @@ use super::super::metacopy::DataPlace;
 use super::super::node::{Node, Real};
 use super::super::spot::Spot;
 use super::super::types::{Caller, Fault, FileKind, KillPriv, NodeId, Seek};
-use super::super::{Outcome, Union};
+use super::super::{ATTEMPTS, Outcome, Union};
 use crate::sys::{Errno, xattr};
 
 /// A read within one page is short at the end of the file alone. A longer one may be cut by a page
@@ -73,7 +73,9 @@ impl Union {
             return Err(self.io_fault(&node, "writing to an immutable file", Errno::PERM));
         }
         // FUSE doesn't tell an append from another write that begins at the end.
-        if protection.append_only && self.spot_and_stat(&node)?.1.st_size as u64 != offset {
+        if protection.append_only
+            && self.at_object(&node, |_, stat| Ok(stat.st_size as u64))? != offset
+        {
             return Err(self.io_fault(&node, "writing to an append-only file", Errno::PERM));
         }
         let file = self.file_for_writing(&node)?;
@@ -109,9 +111,10 @@ impl Union {
         let file = match self.data_place(&node) {
             Some(_) if data_only => return Ok(()),
             Some(_) => {
-                let spot = self.spot(&node)?;
-                let opened = self.open_to_read(&node, &spot);
-                let opened = opened.map_err(|errno| spot.fault("opening", errno))?;
+                let opened = self.at_object(&node, |spot, _| {
+                    self.open_to_read(&node, spot)
+                        .map_err(|errno| spot.fault("opening", errno))
+                })?;
                 OpenFile::new(opened, Access::Read)
             }
             None => self.file_for_reading(&node)?,
@@ -219,7 +222,6 @@ impl Union {
     }
 
     fn file(&self, node: &Arc<Node>, wanted: Access) -> Outcome<Arc<OpenFile>> {
-        const ATTEMPTS: usize = 8;
         if node.kind == FileKind::Directory {
             return Err(Fault::merged("opening a file", Errno::ISDIR));
         }
@@ -245,29 +247,32 @@ impl Union {
                 }
                 continue;
             }
-            let id = match real {
+            match real {
                 Real::Detached(file) if enough(&file) => return Ok(file),
                 Real::Detached(_) | Real::Dir => {
                     return Err(self.io_fault(node, "opening", Errno::BADF));
                 }
-                Real::Upper(id) | Real::Lower { id, .. } => id,
-            };
-            let spot = self.spot(node)?;
-            let (opened, access) = match wanted {
-                Access::Write | Access::Append => open_for_writing(&spot),
-                Access::Read | Access::Path => (self.open_to_read(node, &spot), Access::Read),
-            };
-            let fd = match opened {
-                Ok(fd) => fd,
-                // A rename came between; look where it is now.
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(spot.fault("opening", errno)),
-            };
-            let stat = rustix::fs::fstat(&fd).map_err(|errno| spot.fault("opening", errno))?;
-            if self.ground.real_id(&stat) != id {
-                continue;
+                Real::Upper(_) | Real::Lower { .. } => {}
             }
-            let file = OpenFile::new(fd, access);
+            let found = self.in_place(node, |spot, expected| {
+                let Some(id) = expected else {
+                    // It has lost its name meanwhile.
+                    return Ok(Some(None));
+                };
+                let (opened, access) = match wanted {
+                    Access::Write | Access::Append => open_for_writing(spot),
+                    Access::Read | Access::Path => (self.open_to_read(node, spot), Access::Read),
+                };
+                let fd = match opened {
+                    Ok(fd) => fd,
+                    Err(Errno::NOENT) => return Ok(None),
+                    Err(errno) => return Err(spot.fault("opening", errno)),
+                };
+                let stat = rustix::fs::fstat(&fd).map_err(|errno| spot.fault("opening", errno))?;
+                let is_it = self.ground.real_id(&stat) == id;
+                Ok(is_it.then(|| Some((OpenFile::new(fd, access), id))))
+            })?;
+            let Some((file, id)) = found else { continue };
             // Kept only while it is still what the node is: a copy-up changes that under the
             // state's lock and then drops what was kept.
             let state = node.state.read();
@@ -319,7 +324,12 @@ impl Union {
         }
     }
 
-    fn io_fault(&self, node: &Arc<Node>, op: &'static str, errno: Errno) -> Fault {
+    pub(in super::super) fn io_fault(
+        &self,
+        node: &Arc<Node>,
+        op: &'static str,
+        errno: Errno,
+    ) -> Fault {
         match self.spot(node) {
             Ok(spot) => spot.fault(op, errno),
             Err(_) => Fault::merged(op, errno),

@@ -344,11 +344,7 @@ impl Union {
             // The file system may give the number to another file once this one is closed.
             self.origins.remove(id);
         }
-        if let Some(id) = parting.entry {
-            self.drop_entry(id);
-        }
-        let Some(node) = parting.node else { return };
-        {
+        if let Some(node) = &parting.node {
             let mut state = node.state.write();
             state.named = false;
             if let Some(file) = parting.held {
@@ -357,8 +353,12 @@ impl Union {
                 drop(old);
             }
         }
-        if let Some(id) = parting.left {
-            self.find_alias(&node, id);
+        // Only now that nobody is sent to it any more.
+        if let Some(id) = parting.entry {
+            self.drop_entry(id);
+        }
+        if let (Some(node), Some(id)) = (&parting.node, parting.left) {
+            self.find_alias(node, id);
         }
     }
 }

@@ -8,6 +8,7 @@ use rustix::fs::XattrFlags;
 
 use super::super::copy_up::Data;
 use super::super::node::DefaultAcl;
+use super::super::spot::Spot;
 use super::super::types::{Caller, Fault, NodeId, XattrMode};
 use super::super::{Outcome, Union};
 use crate::format::{Visible, acl};
@@ -22,8 +23,7 @@ impl Union {
             return Err(Fault::merged("getxattr", Errno::NODATA));
         }
         let stored = self.namespace.store(name).ok_or_else(too_long)?;
-        let (spot, _) = self.spot_and_stat(&node)?;
-        spot.get_xattr(&stored).map_err(|errno| {
+        let faulty = |spot: &Spot, errno| {
             let errno = match errno {
                 // As it is listed.
                 Errno::ACCESS if self.owners.records() => Errno::NODATA,
@@ -33,6 +33,9 @@ impl Union {
                 errno => errno,
             };
             spot.fault("getxattr", errno).named(name)
+        };
+        self.at_object(&node, |spot, _| {
+            spot.get_xattr(&stored).map_err(|errno| faulty(spot, errno))
         })
     }
 
@@ -40,12 +43,11 @@ impl Union {
     pub fn listxattr(&self, caller: Caller, id: NodeId) -> Outcome<Vec<u8>> {
         let node = self.node(id)?;
         self.not_withheld("listxattr", OsStr::new(""))?;
-        let (spot, _) = self.spot_and_stat(&node)?;
-        let stored = match spot.list_xattrs() {
+        let stored = self.at_object(&node, |spot, _| match spot.list_xattrs() {
             // A directory that a fake root may not enter: it can't be asked, and `ls -l` asks.
-            Err(Errno::ACCESS) if self.owners.records() => Vec::new(),
-            stored => stored.map_err(|errno| spot.fault("listxattr", errno))?,
-        };
+            Err(Errno::ACCESS) if self.owners.records() => Ok(Vec::new()),
+            stored => stored.map_err(|errno| spot.fault("listxattr", errno)),
+        })?;
         let mut names = Vec::with_capacity(stored.len());
         for name in stored
             .split(|byte| *byte == 0)
@@ -82,14 +84,15 @@ impl Union {
         self.may_change("setxattr", &node)?;
         let stored = self.namespace.store(name).ok_or_else(too_long)?;
         self.copy_up(&node, Data::Later)?;
-        let (spot, _) = self.spot_and_stat(&node)?;
         let flags = match mode {
             XattrMode::Set => XattrFlags::empty(),
             XattrMode::Create => XattrFlags::CREATE,
             XattrMode::Replace => XattrFlags::REPLACE,
         };
-        spot.set_xattr(&stored, value, flags)
-            .map_err(|errno| spot.fault("setxattr", errno).named(name))?;
+        self.at_object(&node, |spot, _| {
+            spot.set_xattr(&stored, value, flags)
+                .map_err(|errno| spot.fault("setxattr", errno).named(name))
+        })?;
         if name == acl::ACCESS {
             self.drop_foreign_setgid(caller, &node)?;
         }
@@ -106,19 +109,22 @@ impl Union {
             self.drop_foreign_setgid(caller, &node)?;
         }
         let stored = self.namespace.store(name).ok_or_else(too_long)?;
-        let (spot, _) = self.spot_and_stat(&node)?;
-        let fault = |errno| spot.fault("removexattr", errno).named(name);
+        let fault = |spot: &Spot, errno| spot.fault("removexattr", errno).named(name);
         // Nothing is copied for an attribute that isn't there.
         if self.is_record(name) {
-            return Err(fault(Errno::NODATA));
+            return Err(fault(&self.spot(&node)?, Errno::NODATA));
         }
         if !node.is_upper() {
-            spot.get_xattr(&stored).map_err(fault)?;
+            self.at_object(&node, |spot, _| {
+                let there = spot.get_xattr(&stored);
+                there.map(drop).map_err(|errno| fault(spot, errno))
+            })?;
         }
         self.copy_up(&node, Data::Later)?;
-        let (spot, _) = self.spot_and_stat(&node)?;
-        spot.remove_xattr(&stored)
-            .map_err(|errno| spot.fault("removexattr", errno).named(name))?;
+        self.at_object(&node, |spot, _| {
+            spot.remove_xattr(&stored)
+                .map_err(|errno| fault(spot, errno))
+        })?;
         self.acl_changed(&node, name);
         Ok(())
     }
