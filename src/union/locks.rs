@@ -3,16 +3,23 @@
 //! The order, first taken first:
 //!
 //! 1. [`Rank::CopyUp`]: one node's copy-up. Held over the copy of its data; nobody else waits.
-//! 2. [`Rank::Names`]: the names in one directory. Several at once (rename): lower node id first.
-//! 3. [`Rank::Listing`]: the cached listings.
-//! 4. [`Rank::State`]: where one node's real object is. Never held over a system call that can
+//! 2. [`Rank::Moves`]: renames from one directory to another, one at a time.
+//! 3. [`Rank::Names`]: the names in one directory. Several at once: see below.
+//! 4. [`Rank::Listing`]: the cached listings.
+//! 5. [`Rank::State`]: where one node's real object is. Never held over a system call that can
 //!    wait for a disk.
-//! 5. [`Rank::Keys`]: a shard of the table's keys.
-//! 6. [`Rank::Table`]: a shard of the inode table.
-//! 7. [`Rank::Place`]: where one real directory is.
-//! 8. [`Rank::Descriptors`]: a shard of the descriptor cache.
-//! 9. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
-//! 10. [`Rank::Leaf`]: small tables that call nothing.
+//! 6. [`Rank::Keys`]: a shard of the table's keys.
+//! 7. [`Rank::Table`]: a shard of the inode table.
+//! 8. [`Rank::Place`]: where one real directory is.
+//! 9. [`Rank::Descriptors`]: a shard of the descriptor cache.
+//! 10. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
+//! 11. [`Rank::Leaf`]: small tables that call nothing.
+//!
+//! Names of several directories are locked as the VFS locks them: those of a directory before
+//! those of one below it (rmdir, a rename over a directory), so that whoever waits does so down the
+//! tree. Two of which neither is above the other are locked only by a rename between them, which
+//! holds [`Rank::Moves`]: it alone changes what is above what, and there is no second one to wait
+//! for it in a circle. Whoever takes a further lock of names says so ([`OrderedRwLock::write_more`]).
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,6 +27,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     CopyUp,
+    Moves,
     Names,
     Listing,
     State,
@@ -29,6 +37,13 @@ pub(crate) enum Rank {
     Descriptors,
     Whiteout,
     Leaf,
+}
+
+/// Whether the thread may hold another lock of the rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Further {
+    Allowed,
+    Refused,
 }
 
 /// Says that this thread holds a lock of a rank, for as long as it lives.
@@ -45,11 +60,11 @@ thread_local! {
 
 impl Held {
     #[cfg(debug_assertions)]
-    fn new(rank: Rank) -> Self {
+    fn new(rank: Rank, further: Further) -> Self {
         HELD.with_borrow_mut(|held| {
             let highest = held.iter().max();
-            let in_order =
-                highest.is_none_or(|&last| last < rank || (last == rank && rank == Rank::Names));
+            let in_order = highest
+                .is_none_or(|&last| last < rank || (last == rank && further == Further::Allowed));
             debug_assert!(
                 in_order,
                 "lock order: {rank:?} taken while holding {held:?}"
@@ -61,7 +76,7 @@ impl Held {
 
     #[cfg(not(debug_assertions))]
     #[inline]
-    fn new(_rank: Rank) -> Self {
+    fn new(_rank: Rank, _further: Further) -> Self {
         Self {}
     }
 }
@@ -116,9 +131,9 @@ impl<T> OrderedMutex<T> {
 
     fn held(&self) -> Held {
         #[cfg(debug_assertions)]
-        return Held::new(self.rank);
+        return Held::new(self.rank, Further::Refused);
         #[cfg(not(debug_assertions))]
-        return Held::new(Rank::Leaf);
+        return Held::new(Rank::Leaf, Further::Refused);
     }
 
     pub(crate) fn lock(&self) -> Guard<MutexGuard<'_, T>> {
@@ -147,15 +162,15 @@ impl<T> OrderedRwLock<T> {
         }
     }
 
-    fn held(&self) -> Held {
+    fn held(&self, further: Further) -> Held {
         #[cfg(debug_assertions)]
-        return Held::new(self.rank);
+        return Held::new(self.rank, further);
         #[cfg(not(debug_assertions))]
-        return Held::new(Rank::Leaf);
+        return Held::new(Rank::Leaf, further);
     }
 
     pub(crate) fn read(&self) -> Guard<RwLockReadGuard<'_, T>> {
-        let held = self.held();
+        let held = self.held(Further::Refused);
         Guard {
             inner: self.inner.read(),
             _held: held,
@@ -163,7 +178,17 @@ impl<T> OrderedRwLock<T> {
     }
 
     pub(crate) fn write(&self) -> Guard<RwLockWriteGuard<'_, T>> {
-        let held = self.held();
+        self.write_as(Further::Refused)
+    }
+
+    /// As [`OrderedRwLock::write`] by a thread that holds another lock of the rank, in the order
+    /// that the module's head gives.
+    pub(crate) fn write_more(&self) -> Guard<RwLockWriteGuard<'_, T>> {
+        self.write_as(Further::Allowed)
+    }
+
+    fn write_as(&self, further: Further) -> Guard<RwLockWriteGuard<'_, T>> {
+        let held = self.held(further);
         Guard {
             inner: self.inner.write(),
             _held: held,
@@ -183,6 +208,19 @@ mod tests {
         let names = OrderedMutex::new(Rank::Names, ());
         let _second = state.lock();
         let _first = names.lock();
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "lock order")]
+    fn a_further_lock_of_a_rank_is_asked_for() {
+        let [above, below] = [(); 2].map(|()| OrderedRwLock::new(Rank::Names, ()));
+        {
+            let _above = above.write();
+            let _below = below.write_more();
+        }
+        let _above = above.write();
+        let _below = below.read();
     }
 
     #[test]

@@ -56,6 +56,7 @@ use crowd::Crowd;
 use index::Index;
 use layer::{Ground, LayerIndex, RealDir, RealId};
 use listing::Listings;
+use locks::OrderedMutex;
 use node::{DirPart, Node, Real, State};
 use origins::Origins;
 use owners::OwnerPolicy;
@@ -95,6 +96,8 @@ pub struct Union {
     aliases: Aliases,
     watcher: Watcher,
     crowd: Crowd,
+    /// Held to move a name from one directory to another.
+    moves: OrderedMutex<()>,
     follow: Follow,
     /// Present with `index=on`.
     index: Option<Index>,

@@ -178,6 +178,23 @@ impl Node {
         }
     }
 
+    /// Whether another node is in this directory, however deep.
+    pub(crate) fn is_above(&self, below: &Node) -> bool {
+        let mut at = below.parent();
+        while let Some(node) = at {
+            if node.id == self.id {
+                return true;
+            }
+            at = node.parent();
+        }
+        false
+    }
+
+    fn parent(&self) -> Option<Arc<Node>> {
+        let state = self.state.read();
+        state.link.as_ref().map(|link| link.parent.clone())
+    }
+
     /// Whether its real object is in the upper layer.
     pub(crate) fn is_upper(&self) -> bool {
         match &self.dir {

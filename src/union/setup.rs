@@ -17,6 +17,7 @@ use super::descriptors::Descriptors;
 use super::index_open::Belongings;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
 use super::listing::Listings;
+use super::locks::{OrderedMutex, Rank};
 use super::node::{DirPart, Node, Real, State};
 use super::number::Numbers;
 use super::origins::{FsUuids, Origins};
@@ -201,6 +202,7 @@ impl Union {
             aliases: Aliases::new(),
             watcher: Watcher::default(),
             crowd: Crowd::default(),
+            moves: OrderedMutex::new(Rank::Moves, ()),
             follow,
             index,
             lower_names: Arc::default(),

@@ -412,3 +412,49 @@ fn records_of_owners_with_wrong_values_do_no_harm() {
         union.close().unwrap();
     }
 }
+
+/// What the VFS would forbid is asked for at once: a name moves between a directory and the one in
+/// it, and somebody tries to remove that.
+#[test]
+fn renames_and_removals_wait_for_each_other_in_one_order() {
+    const ROUNDS: usize = 2_000;
+    let tree = Tree::new(&[&|_| {}]);
+    // The numbers of directories say nothing about which is above; both ways, to be sure.
+    fs::create_dir(tree.upper("early")).unwrap();
+    for name in ["late", "above", "above/in"] {
+        fs::create_dir(tree.upper(name)).unwrap();
+    }
+    fs::rename(tree.upper("early"), tree.upper("late/early")).unwrap();
+    let (done, all) = std::sync::mpsc::channel();
+    let pairs = [("late", "early"), ("above", "in")];
+    for (above, below) in pairs {
+        let inner = format!("{above}/{below}");
+        fs::write(tree.upper(&inner).join("kept"), "").unwrap();
+        fs::write(tree.upper(above).join("f"), "").unwrap();
+        let (above, inside) = (tree.id(above).unwrap(), tree.id(&inner).unwrap());
+        let (mover, remover) = (tree.union.clone(), tree.union.clone());
+        let (moved, tried) = (done.clone(), done.clone());
+        std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                for (from, to) in [(above, inside), (inside, above)] {
+                    mover
+                        .rename(from, os("f"), to, os("f"), RenameMode::Replace)
+                        .unwrap();
+                }
+            }
+            moved.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                let fault = remover.rmdir(above, os(below)).unwrap_err();
+                assert_eq!(fault.errno, Errno::NOTEMPTY);
+            }
+            tried.send(()).unwrap();
+        });
+    }
+    for _ in 0..2 * pairs.len() {
+        let patience = std::time::Duration::from_secs(30);
+        all.recv_timeout(patience)
+            .expect("they wait for each other");
+    }
+}

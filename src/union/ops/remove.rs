@@ -67,7 +67,7 @@ impl Union {
             let _names = dir.names.write();
             let (child, _) = self.dir_to_remove(&parent, &dir, name)?;
             let empty = {
-                let _child_names = child.dir.names.write();
+                let _child_names = child.dir.names.write_more();
                 self.may_go("rmdir", &child.node, name)
                     .and_then(|()| self.refuse_full("rmdir", name, &child))
             };
@@ -78,7 +78,7 @@ impl Union {
         let _names = dir.names.write();
         let (child, in_upper) = self.dir_to_remove(&parent, &dir, name)?;
         let removed = {
-            let _child_names = child.dir.names.write();
+            let _child_names = child.dir.names.write_more();
             self.remove_dir(&dir, upper, name, &child, in_upper)
         };
         if removed.is_ok() {

@@ -100,9 +100,11 @@ impl Union {
                 parent: &new_parent,
                 name: new_name,
             };
+            let same = Arc::ptr_eq(&old_parent.node, &new_parent.node);
+            let _moves = (!same).then(|| self.moves.lock());
             let (first, second) = in_order(&from, &to);
             let _first = first.parent.dir.names.write();
-            let _second = second.map(|side| side.parent.dir.names.write());
+            let _second = second.map(|side| side.parent.dir.names.write_more());
             match &swapped {
                 Some(other) => self.exchange(&from, &moving, &to, other),
                 None => self.replace(&from, &moving, &to, mode),
@@ -156,7 +158,7 @@ impl Union {
             _ if self.is_fixed(moving) => Err(fixed(name)),
             true => Ok(()),
             false => {
-                let _child_names = child.dir.names.write();
+                let _child_names = child.dir.names.write_more();
                 self.refuse_full("rename", name, &child)
             }
         });
@@ -399,7 +401,7 @@ impl Union {
                     .may_take("rename", &to.parent.node, to.name)
                     .and_then(|()| self.may_go("rename", &child.node, to.name));
                 let empty = allowed.and_then(|()| {
-                    let _names = child.dir.names.write();
+                    let _names = child.dir.names.write_more();
                     self.is_empty(&child.node, &child.dir)
                 });
                 match empty {
@@ -483,12 +485,14 @@ fn fixed(name: &OsStr) -> Fault {
     Fault::merged("rename of a directory with a lower part", Errno::XDEV).named(name)
 }
 
-/// The two sides in the order in which their directories are locked, one if they are one.
+/// The two sides in the order in which their directories are locked, one if they are one. What is
+/// above what must stay: no other rename between directories may be under way.
 fn in_order<'s, 'a>(from: &'s Side<'a>, to: &'s Side<'a>) -> (&'s Side<'a>, Option<&'s Side<'a>>) {
-    let (a, b) = (from.parent.node.id, to.parent.node.id);
-    match a.cmp(&b) {
-        std::cmp::Ordering::Less => (from, Some(to)),
-        std::cmp::Ordering::Equal => (from, None),
-        std::cmp::Ordering::Greater => (to, Some(from)),
+    if Arc::ptr_eq(&from.parent.node, &to.parent.node) {
+        (from, None)
+    } else if to.parent.node.is_above(&from.parent.node) {
+        (to, Some(from))
+    } else {
+        (from, Some(to))
     }
 }
