@@ -62,6 +62,12 @@ impl Aliases {
         self.names.lock().get(&node).cloned().unwrap_or_default()
     }
 
+    /// Lets nobody know or ask.
+    #[cfg(test)]
+    pub(super) fn held_for_a_test(&self) -> impl Sized + '_ {
+        self.names.lock()
+    }
+
     /// Forgets the node.
     pub(super) fn forget(&self, node: NodeId) {
         self.names.lock().remove(&node);

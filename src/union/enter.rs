@@ -285,32 +285,31 @@ impl Union {
     /// Notes a name that a node was found under. A node whose own name has gone (another link was
     /// unlinked) is reached by it from now on.
     fn adopt(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &OsStr, id: RealId) {
-        let (named, known) = {
-            let state = node.state.read();
-            (
-                state.named,
-                state
-                    .link
-                    .as_ref()
-                    .is_some_and(|link| link.is(parent, name)),
-            )
-        };
-        if named && known {
-            return;
-        }
-        if named {
-            self.aliases.add(node.id, parent.id, name);
-            return;
-        }
-        self.table.relink(
-            node,
-            Link {
+        loop {
+            let named = {
+                let state = node.state.read();
+                let link = state.link.as_ref();
+                if state.named && link.is_some_and(|link| link.is(parent, name)) {
+                    return;
+                }
+                state.named
+            };
+            if named {
+                self.aliases.add(node.id, parent.id, name);
+                // Its name may have gone just before, and no further one been found for it.
+                if node.state.read().named {
+                    return;
+                }
+                self.aliases.remove(node.id, parent.id, name);
+            }
+            let link = Link {
                 parent: parent.clone(),
                 name: name.into(),
-            },
-        );
-        let old = std::mem::replace(&mut node.state.write().real, Real::Upper(id));
-        drop(old);
+            };
+            if self.table.relink_nameless(node, link, Real::Upper(id)) {
+                return;
+            }
+        }
     }
 
     /// Looks for another name of an object that has lost the one it was reached by.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layer::{LayerIndex, RealId};
 use super::locks::{OrderedMutex, OrderedRwLock, Rank};
-use super::node::{Link, Node};
+use super::node::{Link, Node, Real};
 use super::number::Numbers;
 use super::types::{Ino, NodeId};
 
@@ -203,6 +203,31 @@ impl Table {
             let gone = self.release(old.parent.id, 1);
             drop(gone);
         }
+    }
+
+    /// Gives a node that has lost its name another place, and its object there. `false` where
+    /// somebody has given it one meanwhile.
+    pub(crate) fn relink_nameless(&self, node: &Node, link: Link, real: Real) -> bool {
+        let parent = link.parent.clone();
+        parent.uses.fetch_add(1, Ordering::Relaxed);
+        let mut state = node.state.write();
+        let old = if state.named {
+            Err(parent)
+        } else {
+            state.named = true;
+            let real = std::mem::replace(&mut state.real, real);
+            Ok((state.link.replace(link), real))
+        };
+        drop(state);
+        let done = old.is_ok();
+        let unused = match &old {
+            Ok((link, _)) => link.as_ref().map(|link| link.parent.id),
+            Err(parent) => Some(parent.id),
+        };
+        if let Some(parent) = unused {
+            drop(self.release(parent, 1));
+        }
+        done
     }
 
     /// Passes every node to `each`, which is called without a lock.

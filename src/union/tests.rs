@@ -458,3 +458,33 @@ fn renames_and_removals_wait_for_each_other_in_one_order() {
             .expect("they wait for each other");
     }
 }
+
+/// A file's name goes while another one of it is met for the first time: it is reached by that.
+#[test]
+fn a_name_that_goes_while_another_is_met_leaves_the_file_reachable() {
+    let tree = Tree::new(&[&|_| {}]);
+    fs::create_dir(tree.upper("d")).unwrap();
+    fs::write(tree.upper("a"), "").unwrap();
+    fs::hard_link(tree.upper("a"), tree.upper("d/b")).unwrap();
+    let dir = tree.id("d").unwrap();
+    let node = tree.union.node(tree.id("a").unwrap()).unwrap();
+    let file = fs::File::open(tree.upper("a")).unwrap().into();
+    let held = descriptors::OpenFile::new(file, descriptors::Access::Read);
+    std::thread::scope(|scope| {
+        let meets = tree.union.aliases.held_for_a_test();
+        let met = scope.spawn(|| tree.union.lookup(dir, os("b")));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        // What an unlink does; the other name, which it would look for, isn't known yet. In a
+        // thread of its own: it would hold two locks in no order.
+        let unlinked = scope.spawn(|| {
+            let mut state = node.state.write();
+            state.named = false;
+            state.real = Real::Detached(held);
+        });
+        unlinked.join().unwrap();
+        drop(meets);
+        assert_eq!(met.join().unwrap().unwrap().unwrap().id, node.id);
+    });
+    assert!(node.state.read().named);
+    tree.union.link(node.id, NodeId::ROOT, os("c")).unwrap();
+}
