@@ -1,7 +1,7 @@
 //! Further names of hard-linked files of the upper layer. A node is reached by one name; when that
 //! goes, another one takes its place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 
 use super::locks::{OrderedMutex, Rank};
@@ -13,7 +13,7 @@ type Name = (NodeId, Box<OsStr>);
 /// The names that were seen of each node, beside the one it is reached by.
 #[derive(Debug)]
 pub(super) struct Aliases {
-    names: OrderedMutex<HashMap<NodeId, Vec<Name>>>,
+    names: OrderedMutex<HashMap<NodeId, BTreeSet<Name>>>,
 }
 
 impl Aliases {
@@ -25,21 +25,15 @@ impl Aliases {
 
     /// Says that the node is also called `name` in `parent`.
     pub(super) fn add(&self, node: NodeId, parent: NodeId, name: &OsStr) {
-        let mut names = self.names.lock();
-        let known = names.entry(node).or_default();
-        if !known
-            .iter()
-            .any(|(at, called)| *at == parent && **called == *name)
-        {
-            known.push((parent, name.into()));
-        }
+        let name = (parent, name.into());
+        self.names.lock().entry(node).or_default().insert(name);
     }
 
     /// Says that it isn't any more.
     pub(super) fn remove(&self, node: NodeId, parent: NodeId, name: &OsStr) {
         let mut names = self.names.lock();
         if let Some(known) = names.get_mut(&node) {
-            known.retain(|(at, called)| *at != parent || **called != *name);
+            known.remove(&(parent, name.into()));
             if known.is_empty() {
                 names.remove(&node);
             }
@@ -50,7 +44,7 @@ impl Aliases {
     pub(super) fn take(&self, node: NodeId) -> Option<Name> {
         let mut names = self.names.lock();
         let known = names.get_mut(&node)?;
-        let name = known.pop();
+        let name = known.pop_last();
         if known.is_empty() {
             names.remove(&node);
         }
@@ -58,7 +52,7 @@ impl Aliases {
     }
 
     /// The node's further names.
-    pub(super) fn of(&self, node: NodeId) -> Vec<Name> {
+    pub(super) fn of(&self, node: NodeId) -> BTreeSet<Name> {
         self.names.lock().get(&node).cloned().unwrap_or_default()
     }
 
@@ -89,5 +83,22 @@ mod tests {
         assert_eq!(aliases.take(node), Some((dir, OsStr::new("c").into())));
         assert_eq!(aliases.take(node), Some((dir, OsStr::new("a").into())));
         assert_eq!(aliases.take(node), None);
+    }
+
+    /// ext4 allows 65,000.
+    #[test]
+    fn as_many_names_as_a_file_can_have_are_known_and_forgotten_soon() {
+        const NAMES: usize = 65_000;
+        let began = std::time::Instant::now();
+        let aliases = Aliases::new();
+        let (node, dir) = (NodeId(7), NodeId::ROOT);
+        let name = |number: usize| std::ffi::OsString::from(number.to_string());
+        for _ in 0..2 {
+            (0..NAMES).for_each(|number| aliases.add(node, dir, &name(number)));
+        }
+        (0..NAMES / 2).for_each(|number| aliases.remove(node, dir, &name(number)));
+        let taken = std::iter::from_fn(|| aliases.take(node)).count();
+        assert_eq!(taken, NAMES - NAMES / 2);
+        assert!(began.elapsed() < std::time::Duration::from_secs(10));
     }
 }
