@@ -108,7 +108,10 @@ impl Union {
         attr.ino = node.state.read().ino;
         self.show_union_links(&node, stat, &mut attr);
         if data.is_some() {
-            self.recheck(&node, real_dir, name, source)?;
+            if let Err(fault) = self.recheck(&node, real_dir, name, source) {
+                self.release(node.id, 1);
+                return Err(fault);
+            }
             self.show_data_blocks(&node, &mut attr);
         }
         Ok((node, attr))
