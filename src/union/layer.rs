@@ -96,6 +96,8 @@ enum Position {
         parent: Arc<RealDir>,
         name: Box<OsStr>,
     },
+    /// Nowhere any more: it is being dropped.
+    Nowhere,
 }
 
 impl RealDir {
@@ -156,55 +158,96 @@ impl RealDir {
 
     /// Its descriptor, opened where needed.
     pub(crate) fn open(&self) -> Result<Arc<OpenFile>, Fault> {
-        if let Some(file) = self.ground.descriptors.get(self.slot) {
-            return Ok(file);
+        match self.ground.descriptors.get(self.slot) {
+            Some(file) => Ok(file),
+            None => self.reopen(),
         }
-        // A rename may move the directory between reading where it is and going there.
-        let mut last: Option<(Arc<RealDir>, Box<OsStr>)> = None;
+    }
+
+    /// Opens it from its parent, and before that, from the top, whatever is above it and isn't
+    /// open. In a loop: a layer may have more levels than a thread has stack.
+    fn reopen(&self) -> Result<Arc<OpenFile>, Fault> {
+        // What has to be opened first; the nearest comes first, too.
+        let mut above: Vec<Arc<RealDir>> = Vec::new();
+        // What was opened last: it may have fallen out of the store already.
+        let mut opened: Option<(Arc<RealDir>, Arc<OpenFile>)> = None;
+        let mut missed: Option<(Arc<RealDir>, Box<OsStr>)> = None;
         loop {
-            let (parent, name) = match &*self.position.read() {
-                Position::Held(file) => return Ok(file.clone()),
-                Position::Below { parent, name } => (parent.clone(), name.clone()),
-            };
-            let stale = Fault {
-                errno: Errno::STALE,
-                op: "reopening a directory",
-                place: self.layer.place(),
-                name: Some(name.to_os_string()),
-            };
-            if last
-                .as_ref()
-                .is_some_and(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name)
-            {
-                return Err(stale);
-            }
-            match parent.open_child_dir(&name) {
-                Ok(file) => {
-                    let stat = rustix::fs::fstat(file.as_fd())
-                        .map_err(|errno| parent.fault("stat of a directory", &name, errno))?;
-                    if self.ground.real_id(&stat) == self.id {
-                        self.ground.descriptors.put(self.slot, file.clone());
-                        return Ok(file);
-                    }
+            let dir = above.last().map_or(self, |dir| &**dir);
+            let position = dir.position.read().clone();
+            let file = match position {
+                Position::Held(file) => file,
+                Position::Nowhere => return Err(dir.stale(OsStr::new("."))),
+                Position::Below { parent, name } => {
+                    let known = match &opened {
+                        Some((dir, file)) if Arc::ptr_eq(dir, &parent) => Some(file.clone()),
+                        _ => parent.ground.descriptors.get(parent.slot),
+                    };
+                    let Some(known) = known else {
+                        above.push(parent);
+                        missed = None;
+                        continue;
+                    };
+                    let Some(file) = dir.open_in(&parent, &known, &name)? else {
+                        // A rename may have moved the directory between reading where it is and
+                        // going there.
+                        if missed
+                            .as_ref()
+                            .is_some_and(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name)
+                        {
+                            return Err(dir.stale(&name));
+                        }
+                        missed = Some((parent, name));
+                        continue;
+                    };
+                    file
                 }
-                Err(fault)
-                    if !matches!(fault.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) =>
-                {
-                    return Err(fault);
-                }
-                Err(_) => {}
+            };
+            missed = None;
+            match above.pop() {
+                Some(dir) => opened = Some((dir, file)),
+                None => return Ok(file),
             }
-            last = Some((parent, name));
         }
+    }
+
+    /// Opens it as `name` in `parent`, whose descriptor this is; `None` where it isn't there.
+    fn open_in(
+        &self,
+        parent: &RealDir,
+        descriptor: &OpenFile,
+        name: &OsStr,
+    ) -> Result<Option<Arc<OpenFile>>, Fault> {
+        let file = match parent.open_child_by(descriptor, name) {
+            Ok(file) => file,
+            Err(fault) if matches!(fault.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                return Ok(None);
+            }
+            Err(fault) => return Err(fault),
+        };
+        let stat = rustix::fs::fstat(file.as_fd())
+            .map_err(|errno| parent.fault("stat of a directory", name, errno))?;
+        if self.ground.real_id(&stat) != self.id {
+            return Ok(None);
+        }
+        self.ground.descriptors.put(self.slot, file.clone());
+        Ok(Some(file))
+    }
+
+    fn stale(&self, name: &OsStr) -> Fault {
+        self.fault("reopening a directory", name, Errno::STALE)
     }
 
     /// Opens the directory `name` in this one.
     pub(crate) fn open_child_dir(&self, name: &OsStr) -> Result<Arc<OpenFile>, Fault> {
-        let parent = self.open()?;
+        self.open_child_by(&*self.open()?, name)
+    }
+
+    fn open_child_by(&self, here: &OpenFile, name: &OsStr) -> Result<Arc<OpenFile>, Fault> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (from, name_there) = match self.beneath_target(name) {
             Some(target) => (target.beneath.as_fd(), OsStr::new(".")),
-            None => (parent.as_fd(), name),
+            None => (here.as_fd(), name),
         };
         let open = |more| rustix::fs::openat(from, name_there, flags | more, Mode::empty());
         match open(OFlags::RDONLY) {
@@ -350,9 +393,25 @@ impl RealDir {
     }
 }
 
+impl RealDir {
+    /// Its parent, which it no longer has.
+    fn take_parent(&mut self) -> Option<Arc<RealDir>> {
+        match std::mem::replace(self.position.get_mut(), Position::Nowhere) {
+            Position::Below { parent, .. } => Some(parent),
+            Position::Held(_) | Position::Nowhere => None,
+        }
+    }
+}
+
 impl Drop for RealDir {
     fn drop(&mut self) {
         self.ground.descriptors.remove(self.slot);
+        // The parents that nobody else has go here and not in each other: a layer may have more
+        // levels than a thread has stack.
+        let mut next = self.take_parent();
+        while let Some(parent) = next {
+            next = Arc::into_inner(parent).and_then(|mut parent| parent.take_parent());
+        }
     }
 }
 

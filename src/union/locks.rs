@@ -169,6 +169,11 @@ impl<T> OrderedRwLock<T> {
             _held: held,
         }
     }
+
+    /// What it guards, for the only one who has it: nothing is locked.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
 }
 
 #[cfg(test)]
