@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::descriptors::{Access, Descriptors, OpenFile, Slot};
+use super::lend::Lender;
 use super::locks::{OrderedRwLock, Rank};
 use super::number::{FsIndex, Numbers};
 use super::types::{Fault, Place};
@@ -50,6 +51,7 @@ pub(crate) struct Ground {
     /// The mount's own target, taken before anything was mounted on it. A layer that contains it
     /// is served what lies beneath: resolving the name would ask ourselves, and wait.
     pub(crate) target: Option<Target>,
+    pub(crate) lender: Lender,
 }
 
 /// The directory that the merged tree is mounted on, as it was before.
@@ -291,28 +293,94 @@ impl RealDir {
     }
 
     /// What the directory `name`, which is open, says of the layers below: the value of `opaque`
-    /// (`attr`).
+    /// (`attr`). Where an upper directory can't be asked that is an error: what was removed must not
+    /// come back. A lower one that we may not read says nothing, as to the kernel's overlay.
     pub(crate) fn opaque(
         &self,
         name: &OsStr,
         file: &OpenFile,
         attr: &OsStr,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        if self.form == Form::Kernel {
-            return Ok(xattr::fget(file.as_fd(), attr).ok());
-        }
-        let opaque = match dotted::is_opaque(file.as_fd()) {
-            // As an attribute that can't be read: what is in there can't be shown either.
-            Err(Errno::ACCESS) => false,
-            opaque => {
-                opaque.map_err(|errno| self.fault("looking into a directory", name, errno))?
+        if self.form == Form::Dotted {
+            let opaque = match self.read_own(name, || dotted::is_opaque(file.as_fd())) {
+                // What is in there can't be shown either.
+                Err(fault) if fault.errno == Errno::ACCESS && !self.is_upper() => false,
+                opaque => opaque?,
+            };
+            if opaque || self.hides(name)? {
+                return Ok(Some(OPAQUE.to_vec()));
             }
-        };
-        if opaque || self.hides(name)? {
-            return Ok(Some(OPAQUE.to_vec()));
+            // A layer of an image may have come from either form.
         }
-        // A layer of an image may have come from either form.
-        Ok(xattr::fget(file.as_fd(), attr).ok())
+        match self.dir_xattr(name, file, attr) {
+            Err(_) if !self.is_upper() => Ok(None),
+            value => value,
+        }
+    }
+
+    /// One attribute of the directory `name`, which is open, that data would be lost without: as
+    /// [`RealDir::sure_xattr`], but an upper directory is always read.
+    pub(crate) fn dir_xattr(
+        &self,
+        name: &OsStr,
+        file: &OpenFile,
+        attr: &OsStr,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let dir = self.open()?;
+        self.read_own(name, || {
+            let value = match file.access() {
+                Access::Path => xattr::get(dir.as_fd(), name, attr),
+                _ => xattr::fget(file.as_fd(), attr),
+            };
+            match value {
+                Err(Errno::ACCESS) if self.is_upper() => Err(Errno::ACCESS),
+                value => sure(value),
+            }
+        })
+    }
+
+    /// Has `read` read something of `name`: with the permission to where this is the upper.
+    fn read_own<T>(&self, name: &OsStr, read: impl Fn() -> Result<T, Errno>) -> Result<T, Fault> {
+        let value = match self.is_upper() {
+            true => self.ground.lender.lend(self.open()?.as_fd(), name, read),
+            false => read(),
+        };
+        value.map_err(|errno| self.fault("looking into a directory", name, errno))
+    }
+
+    fn is_upper(&self) -> bool {
+        self.layer == LayerIndex::Upper
+    }
+
+    /// One attribute of an upper object, or of the directory itself for `.`, which is read even
+    /// where its owner may not.
+    pub(crate) fn own_xattr(&self, name: &OsStr, attr: &OsStr) -> Result<Vec<u8>, Fault> {
+        let dir = self.open()?;
+        if name != "." {
+            return self.read_own(name, || xattr::get(dir.as_fd(), name, attr));
+        }
+        match self.above() {
+            // By its name: what isn't searchable has no `.`.
+            Some((parent, name)) => {
+                let above = parent.open()?;
+                parent.read_own(&name, || xattr::get(above.as_fd(), &name, attr))
+            }
+            None => {
+                let value = match dir.access() {
+                    Access::Path => xattr::get(dir.as_fd(), name, attr),
+                    _ => xattr::fget(dir.as_fd(), attr),
+                };
+                value.map_err(|errno| self.fault("reading an attribute", name, errno))
+            }
+        }
+    }
+
+    /// Its parent, and its name there; none for a layer's root or a removed directory.
+    pub(crate) fn above(&self) -> Option<(Arc<RealDir>, Box<OsStr>)> {
+        match &*self.position.read() {
+            Position::Below { parent, name } => Some((parent.clone(), name.clone())),
+            Position::Held(_) | Position::Nowhere => None,
+        }
     }
 
     /// As [`RealDir::opaque`] for a directory that isn't open: whether it hides those below.
@@ -376,6 +444,11 @@ impl RealDir {
         self.ground.descriptors.put(self.slot, file.clone());
     }
 
+    /// Has it opened again when it is next needed: more may be allowed now.
+    pub(crate) fn close(&self) {
+        self.ground.descriptors.remove(self.slot);
+    }
+
     /// Says that the directory is now `name` in `parent`.
     pub(crate) fn moved(&self, parent: &Arc<RealDir>, name: &OsStr) {
         let position = Position::Below {
@@ -416,7 +489,7 @@ impl Drop for RealDir {
 }
 
 /// `None` for an attribute that isn't there as far as anyone can know.
-pub(super) fn sure(value: Result<Vec<u8>, Errno>) -> Result<Option<Vec<u8>>, Errno> {
+fn sure(value: Result<Vec<u8>, Errno>) -> Result<Option<Vec<u8>>, Errno> {
     match value {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::NOENT) => Ok(None),

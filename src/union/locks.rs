@@ -9,10 +9,11 @@
 //!    wait for a disk.
 //! 5. [`Rank::Keys`]: a shard of the table's keys.
 //! 6. [`Rank::Table`]: a shard of the inode table.
-//! 7. [`Rank::Place`]: where one real directory is.
-//! 8. [`Rank::Descriptors`]: a shard of the descriptor cache.
-//! 9. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
-//! 10. [`Rank::Leaf`]: small tables that call nothing.
+//! 7. [`Rank::Modes`]: permissions that are lent for a moment, or changed.
+//! 8. [`Rank::Place`]: where one real directory is.
+//! 9. [`Rank::Descriptors`]: a shard of the descriptor cache.
+//! 10. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
+//! 11. [`Rank::Leaf`]: small tables that call nothing.
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -25,6 +26,7 @@ pub(crate) enum Rank {
     State,
     Keys,
     Table,
+    Modes,
     Place,
     Descriptors,
     Whiteout,

@@ -16,6 +16,7 @@ use super::decide;
 use super::descriptors::Descriptors;
 use super::index_open::Belongings;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
+use super::lend::Lender;
 use super::listing::Listings;
 use super::node::{DirPart, Node, Real, State};
 use super::number::Numbers;
@@ -85,6 +86,7 @@ impl Union {
             descriptors,
             numbers,
             target,
+            lender: Lender::default(),
         });
 
         let namespace = if options.userxattr || Privilege::current().needs_userxattr() {
