@@ -444,6 +444,23 @@ impl RealDir {
         self.ground.descriptors.put(self.slot, file.clone());
     }
 
+    /// Another description of it, to list it by: others may be reading it, too. In a lower layer that
+    /// leaves no access time, where we may.
+    pub(crate) fn open_to_list(&self) -> Result<OwnedFd, Fault> {
+        let fault = |errno| self.fault("reading a directory", OsStr::new("."), errno);
+        let dir = self.open()?;
+        if dir.access() == Access::Path {
+            return Err(fault(Errno::ACCESS));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |more| rustix::fs::openat(dir.as_fd(), ".", flags | more, Mode::empty());
+        let opened = match self.is_upper() {
+            true => open(OFlags::empty()),
+            false => open(OFlags::NOATIME).or_else(|_| open(OFlags::empty())),
+        };
+        opened.map_err(fault)
+    }
+
     /// Has it opened again when it is next needed: more may be allowed now.
     pub(crate) fn close(&self) {
         self.ground.descriptors.remove(self.slot);
