@@ -21,6 +21,7 @@ cases! {
     names_of_256_bytes_are_refused,
     paths_of_4095_bytes,
     paths_far_beyond_path_max,
+    levels_without_number,
     links_of_4095_bytes,
     crowded_directory,
     file_of_2_to_the_43_bytes,
@@ -188,6 +189,40 @@ fn paths_far_beyond_path_max(t: &Tree) {
     fails(rustix::fs::statat(&dir, "f", AtFlags::empty()), libc::ENOENT);
     drop(dir);
     t.assert_lives();
+}
+
+/// A layer of many levels, which goes as it came: the removal that others use has one descriptor for
+/// each level.
+struct Deep(PathBuf);
+
+impl Drop for Deep {
+    fn drop(&mut self) {
+        let top = open_dir(CWD, self.0.as_os_str()).unwrap();
+        overfall::sys::tree::remove_contents(&top).unwrap();
+    }
+}
+
+/// More levels than a thread has stack for, if each took some: the way down to one of them is long
+/// once nobody has it open.
+fn levels_without_number(t: &Tree) {
+    const LEVELS: usize = 5000;
+    t.watch(Some(128));
+    t.lowers_may_change();
+    let deep = Deep(t.layer(0));
+    create_in(&descend(&deep.0, b"d", LEVELS), "f", "lower");
+    let others: Vec<_> = (0..300).map(|number| format!("other{number}/")).collect();
+    t.lower(&others.iter().map(String::as_str).collect::<Vec<_>>());
+    t.mount();
+    let dir = descend(&t.at(""), b"d", LEVELS);
+    for other in &others {
+        assert_eq!(fs::read_dir(t.at(other)).unwrap().count(), 0);
+    }
+    getting_on();
+    let names: Vec<_> = rustix::fs::Dir::read_from(&dir).unwrap().map(Result::unwrap).collect();
+    assert!(names.iter().any(|entry| entry.file_name() == c"f"));
+    assert_eq!(read_in(&dir, "f"), "lower");
+    drop(dir);
+    t.umount();
 }
 
 fn links_of_4095_bytes(t: &Tree) {

@@ -47,6 +47,7 @@ cases! {
     empty_file,
     written_data_is_in_upper_after_fsync,
     lower_file_is_not_touched_by_reading,
+    reading_leaves_a_time_of_access_in_the_upper_alone,
     interleaved_readers_and_writers,
     sendfile_out_of_the_mount,
     executing_a_program,
@@ -533,6 +534,32 @@ fn lower_file_is_not_touched_by_reading(t: &Tree) {
     t.mount();
     assert_eq!(t.read("f"), "F");
     assert_eq!(stat(t.low("f")).atime(), 5, "the access time of a lower file stays");
+}
+
+fn reading_leaves_a_time_of_access_in_the_upper_alone(t: &Tree) {
+    // The harness looks through the lower layers, too.
+    t.lowers_may_change();
+    t.lower(&["f=F", "d/x=X", "link->f"]);
+    t.upper_has(&["uf=F", "ud/x=X", "ulink->uf"]);
+    let all = [t.low("f"), t.low("d"), t.low("link"), t.upper("uf"), t.upper("ud"), t.upper("ulink")];
+    for path in &all {
+        let times = rustix::fs::Timestamps {
+            last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+            last_modification: rustix::fs::Timespec { tv_sec: 10, tv_nsec: 0 },
+        };
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags).unwrap();
+    }
+    t.mount();
+    for (file, dir, link) in [("f", "d", "link"), ("uf", "ud", "ulink")] {
+        assert_eq!(t.read(file), "F");
+        assert_eq!(fs::read_dir(t.at(dir)).unwrap().count(), 1);
+        assert!(fs::read_link(t.at(link)).is_ok());
+    }
+    let read = |path: &std::path::PathBuf| fs::symlink_metadata(path).unwrap().atime() != 5;
+    assert_eq!(all.each_ref().map(read), [false, false, false, true, true, true]);
+    let shown = ["f", "d", "link", "uf", "ud", "ulink"].map(|name| t.at(name));
+    assert_eq!(shown.each_ref().map(read), [false, false, false, true, true, true]);
 }
 
 fn interleaved_readers_and_writers(t: &Tree) {

@@ -28,6 +28,10 @@ pub(crate) const CASES: &[Case] = &[
         the_work_directory_is_closed_to_others,
     ),
     (
+        "what_was_removed_stays_so_where_the_owner_may_not_read",
+        what_was_removed_stays_so_where_the_owner_may_not_read,
+    ),
+    (
         "flags_that_protect_reach_the_kernel",
         flags_that_protect_reach_the_kernel,
     ),
@@ -170,6 +174,50 @@ fn a_stranger_is_let_in_only_where_asked_for(place: &Place) -> Verdict {
         let said = run(place.overfall(&["mount", "--backend", "fuse", "-o", &options, "merged"]));
         assert_eq!(said.code, Some(2), "{said:?}");
         assert!(said.err.contains("user_allow_other"), "{said:?}");
+    }
+    Ok(Completion::Completed)
+}
+
+/// A directory that hides a lower one says so in an attribute, or a name in it, that takes a
+/// permission to read. Its owner may take that off; who has it not must not be shown what was removed.
+fn what_was_removed_stays_so_where_the_owner_may_not_read(place: &Place) -> Verdict {
+    let marks: [&[(&str, &str)]; 2] = [
+        &[],
+        // Goes on with an upper in the fallback form.
+        &[("upper/.wh..wh.overfall", "overfall dotted layer 1, user\n")],
+    ];
+    for marks in marks {
+        let filled = place.shell(
+            "rm -rf lower/* upper/* upper/.wh*; mkdir lower/d lower/e lower/keep; \
+             touch lower/d/f lower/e/f lower/keep/f",
+        );
+        assert_eq!(filled.code, Some(0), "{filled:?}");
+        for (mark, text) in marks {
+            let said = place.shell(&format!("printf '{text}' >{mark}"));
+            assert_eq!(said.code, Some(0), "{said:?}");
+        }
+        place.mount();
+        let made = place.shell(
+            "cd merged; for dir in d e; do rm -r $dir && mkdir $dir || exit; done; \
+             chmod 0300 d; chmod 0 e; chmod 0300 keep",
+        );
+        let before = place.shell("cat merged/d/f");
+        let remounted = place.umount();
+        place.mount();
+        let after = place.shell("cat merged/d/f");
+        let modes = place.shell("stat -c %a merged/d merged/e merged/keep upper/d upper/e");
+        let given = place.shell("cd merged; chmod 0700 d e keep && ls -A d e keep");
+        assert_eq!(place.umount().code, Some(0));
+        assert_eq!(
+            (made.code, remounted.code),
+            (Some(0), Some(0)),
+            "{made:?} {remounted:?}"
+        );
+        for read in [&before, &after] {
+            assert!(read.err.contains("No such file"), "{marks:?} {read:?}");
+        }
+        assert_eq!(modes.out, "300\n0\n300\n300\n0\n", "{modes:?}");
+        assert_eq!(given.out, "d:\n\ne:\n\nkeep:\nf\n", "{marks:?} {given:?}");
     }
     Ok(Completion::Completed)
 }

@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat};
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::dotted::{self, Marked};
 use crate::error::Context;
@@ -79,11 +78,6 @@ struct Merged {
     path: PathBuf,
     layers: Vec<usize>,
 }
-
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 impl Flatten<'_> {
     /// Writes the tree. What was written before an error stays.
@@ -223,14 +217,10 @@ impl Layer {
 }
 
 /// A layer's root as a private copy of its mount, where one may be made: what is mounted below
-/// isn't part of the layer.
+/// isn't part of the layer, and reading leaves no trace in it.
 fn open_layer(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    match open_tree(CWD, path, flags) {
-        // It opens as O_PATH does; reading it takes another descriptor.
-        Ok(tree) => openat(&tree, ".", DIRECTORY, Mode::empty()),
-        Err(_) => open_directory(path),
-    }
+    let plain = open_directory(path)?;
+    Ok(crate::sys::layer::open_privately(&plain).unwrap_or(plain))
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {

@@ -276,11 +276,12 @@ fn a_file_without_its_data_is_refused() {
 #[test]
 fn paths_may_be_longer_than_the_kernel_takes_at_once() {
     let name = "n".repeat(200);
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY;
     let bed = Bed::of(&[&|top| {
         let mut here = File::open(top).unwrap();
         for _ in 0..30 {
             rustix::fs::mkdirat(&here, &name, Mode::RWXU).unwrap();
-            here = openat(&here, &name, DIRECTORY, Mode::empty())
+            here = openat(&here, &name, directory, Mode::empty())
                 .unwrap()
                 .into();
         }
@@ -288,7 +289,7 @@ fn paths_may_be_longer_than_the_kernel_takes_at_once() {
     assert_eq!(bed.write().unwrap().files, 30);
     let mut here = File::open(bed.dest()).unwrap();
     for _ in 0..30 {
-        here = openat(&here, &name, DIRECTORY, Mode::empty())
+        here = openat(&here, &name, directory, Mode::empty())
             .unwrap()
             .into();
     }

@@ -8,6 +8,7 @@ pub mod cwd;
 pub mod fileflags;
 pub mod forget;
 pub mod handle;
+pub(crate) mod layer;
 pub mod lock;
 pub(crate) mod loopback;
 pub mod memory;

@@ -506,9 +506,12 @@ fn open_temp(work: &Work, temp: &Temp<'_>, flags: OFlags) -> Result<OwnedFd, Err
     rustix::fs::openat(work.as_fd(), temp.name(), flags, Mode::empty())
 }
 
-/// Opens for reading without leaving an access time, where we may.
+/// Opens for reading: in a lower layer without leaving an access time, where we may.
 pub(super) fn open_for_reading(spot: &Spot) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    if matches!(spot, Spot::At { dir, .. } if dir.layer == LayerIndex::Upper) {
+        return spot.open(flags);
+    }
     match spot.open(flags | OFlags::NOATIME) {
         Err(Errno::PERM) => spot.open(flags),
         result => result,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::descriptors::{Access, Descriptors, OpenFile, Slot};
+use super::lend::Lender;
 use super::locks::{OrderedRwLock, Rank};
 use super::number::{FsIndex, Numbers};
 use super::types::{Fault, Place};
@@ -50,6 +51,7 @@ pub(crate) struct Ground {
     /// The mount's own target, taken before anything was mounted on it. A layer that contains it
     /// is served what lies beneath: resolving the name would ask ourselves, and wait.
     pub(crate) target: Option<Target>,
+    pub(crate) lender: Lender,
 }
 
 /// The directory that the merged tree is mounted on, as it was before.
@@ -96,6 +98,8 @@ enum Position {
         parent: Arc<RealDir>,
         name: Box<OsStr>,
     },
+    /// Nowhere any more: it is being dropped.
+    Nowhere,
 }
 
 impl RealDir {
@@ -156,55 +160,96 @@ impl RealDir {
 
     /// Its descriptor, opened where needed.
     pub(crate) fn open(&self) -> Result<Arc<OpenFile>, Fault> {
-        if let Some(file) = self.ground.descriptors.get(self.slot) {
-            return Ok(file);
+        match self.ground.descriptors.get(self.slot) {
+            Some(file) => Ok(file),
+            None => self.reopen(),
         }
-        // A rename may move the directory between reading where it is and going there.
-        let mut last: Option<(Arc<RealDir>, Box<OsStr>)> = None;
+    }
+
+    /// Opens it from its parent, and before that, from the top, whatever is above it and isn't
+    /// open. In a loop: a layer may have more levels than a thread has stack.
+    fn reopen(&self) -> Result<Arc<OpenFile>, Fault> {
+        // What has to be opened first; the nearest comes first, too.
+        let mut above: Vec<Arc<RealDir>> = Vec::new();
+        // What was opened last: it may have fallen out of the store already.
+        let mut opened: Option<(Arc<RealDir>, Arc<OpenFile>)> = None;
+        let mut missed: Option<(Arc<RealDir>, Box<OsStr>)> = None;
         loop {
-            let (parent, name) = match &*self.position.read() {
-                Position::Held(file) => return Ok(file.clone()),
-                Position::Below { parent, name } => (parent.clone(), name.clone()),
-            };
-            let stale = Fault {
-                errno: Errno::STALE,
-                op: "reopening a directory",
-                place: self.layer.place(),
-                name: Some(name.to_os_string()),
-            };
-            if last
-                .as_ref()
-                .is_some_and(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name)
-            {
-                return Err(stale);
-            }
-            match parent.open_child_dir(&name) {
-                Ok(file) => {
-                    let stat = rustix::fs::fstat(file.as_fd())
-                        .map_err(|errno| parent.fault("stat of a directory", &name, errno))?;
-                    if self.ground.real_id(&stat) == self.id {
-                        self.ground.descriptors.put(self.slot, file.clone());
-                        return Ok(file);
-                    }
+            let dir = above.last().map_or(self, |dir| &**dir);
+            let position = dir.position.read().clone();
+            let file = match position {
+                Position::Held(file) => file,
+                Position::Nowhere => return Err(dir.stale(OsStr::new("."))),
+                Position::Below { parent, name } => {
+                    let known = match &opened {
+                        Some((dir, file)) if Arc::ptr_eq(dir, &parent) => Some(file.clone()),
+                        _ => parent.ground.descriptors.get(parent.slot),
+                    };
+                    let Some(known) = known else {
+                        above.push(parent);
+                        missed = None;
+                        continue;
+                    };
+                    let Some(file) = dir.open_in(&parent, &known, &name)? else {
+                        // A rename may have moved the directory between reading where it is and
+                        // going there.
+                        if missed
+                            .as_ref()
+                            .is_some_and(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name)
+                        {
+                            return Err(dir.stale(&name));
+                        }
+                        missed = Some((parent, name));
+                        continue;
+                    };
+                    file
                 }
-                Err(fault)
-                    if !matches!(fault.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) =>
-                {
-                    return Err(fault);
-                }
-                Err(_) => {}
+            };
+            missed = None;
+            match above.pop() {
+                Some(dir) => opened = Some((dir, file)),
+                None => return Ok(file),
             }
-            last = Some((parent, name));
         }
+    }
+
+    /// Opens it as `name` in `parent`, whose descriptor this is; `None` where it isn't there.
+    fn open_in(
+        &self,
+        parent: &RealDir,
+        descriptor: &OpenFile,
+        name: &OsStr,
+    ) -> Result<Option<Arc<OpenFile>>, Fault> {
+        let file = match parent.open_child_by(descriptor, name) {
+            Ok(file) => file,
+            Err(fault) if matches!(fault.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                return Ok(None);
+            }
+            Err(fault) => return Err(fault),
+        };
+        let stat = rustix::fs::fstat(file.as_fd())
+            .map_err(|errno| parent.fault("stat of a directory", name, errno))?;
+        if self.ground.real_id(&stat) != self.id {
+            return Ok(None);
+        }
+        self.ground.descriptors.put(self.slot, file.clone());
+        Ok(Some(file))
+    }
+
+    fn stale(&self, name: &OsStr) -> Fault {
+        self.fault("reopening a directory", name, Errno::STALE)
     }
 
     /// Opens the directory `name` in this one.
     pub(crate) fn open_child_dir(&self, name: &OsStr) -> Result<Arc<OpenFile>, Fault> {
-        let parent = self.open()?;
+        self.open_child_by(&*self.open()?, name)
+    }
+
+    fn open_child_by(&self, here: &OpenFile, name: &OsStr) -> Result<Arc<OpenFile>, Fault> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (from, name_there) = match self.beneath_target(name) {
             Some(target) => (target.beneath.as_fd(), OsStr::new(".")),
-            None => (parent.as_fd(), name),
+            None => (here.as_fd(), name),
         };
         let open = |more| rustix::fs::openat(from, name_there, flags | more, Mode::empty());
         match open(OFlags::RDONLY) {
@@ -248,28 +293,94 @@ impl RealDir {
     }
 
     /// What the directory `name`, which is open, says of the layers below: the value of `opaque`
-    /// (`attr`).
+    /// (`attr`). Where an upper directory can't be asked that is an error: what was removed must not
+    /// come back. A lower one that we may not read says nothing, as to the kernel's overlay.
     pub(crate) fn opaque(
         &self,
         name: &OsStr,
         file: &OpenFile,
         attr: &OsStr,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        if self.form == Form::Kernel {
-            return Ok(xattr::fget(file.as_fd(), attr).ok());
-        }
-        let opaque = match dotted::is_opaque(file.as_fd()) {
-            // As an attribute that can't be read: what is in there can't be shown either.
-            Err(Errno::ACCESS) => false,
-            opaque => {
-                opaque.map_err(|errno| self.fault("looking into a directory", name, errno))?
+        if self.form == Form::Dotted {
+            let opaque = match self.read_own(name, || dotted::is_opaque(file.as_fd())) {
+                // What is in there can't be shown either.
+                Err(fault) if fault.errno == Errno::ACCESS && !self.is_upper() => false,
+                opaque => opaque?,
+            };
+            if opaque || self.hides(name)? {
+                return Ok(Some(OPAQUE.to_vec()));
             }
-        };
-        if opaque || self.hides(name)? {
-            return Ok(Some(OPAQUE.to_vec()));
+            // A layer of an image may have come from either form.
         }
-        // A layer of an image may have come from either form.
-        Ok(xattr::fget(file.as_fd(), attr).ok())
+        match self.dir_xattr(name, file, attr) {
+            Err(_) if !self.is_upper() => Ok(None),
+            value => value,
+        }
+    }
+
+    /// One attribute of the directory `name`, which is open, that data would be lost without: as
+    /// [`RealDir::sure_xattr`], but an upper directory is always read.
+    pub(crate) fn dir_xattr(
+        &self,
+        name: &OsStr,
+        file: &OpenFile,
+        attr: &OsStr,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let dir = self.open()?;
+        self.read_own(name, || {
+            let value = match file.access() {
+                Access::Path => xattr::get(dir.as_fd(), name, attr),
+                _ => xattr::fget(file.as_fd(), attr),
+            };
+            match value {
+                Err(Errno::ACCESS) if self.is_upper() => Err(Errno::ACCESS),
+                value => sure(value),
+            }
+        })
+    }
+
+    /// Has `read` read something of `name`: with the permission to where this is the upper.
+    fn read_own<T>(&self, name: &OsStr, read: impl Fn() -> Result<T, Errno>) -> Result<T, Fault> {
+        let value = match self.is_upper() {
+            true => self.ground.lender.lend(self.open()?.as_fd(), name, read),
+            false => read(),
+        };
+        value.map_err(|errno| self.fault("looking into a directory", name, errno))
+    }
+
+    fn is_upper(&self) -> bool {
+        self.layer == LayerIndex::Upper
+    }
+
+    /// One attribute of an upper object, or of the directory itself for `.`, which is read even
+    /// where its owner may not.
+    pub(crate) fn own_xattr(&self, name: &OsStr, attr: &OsStr) -> Result<Vec<u8>, Fault> {
+        let dir = self.open()?;
+        if name != "." {
+            return self.read_own(name, || xattr::get(dir.as_fd(), name, attr));
+        }
+        match self.above() {
+            // By its name: what isn't searchable has no `.`.
+            Some((parent, name)) => {
+                let above = parent.open()?;
+                parent.read_own(&name, || xattr::get(above.as_fd(), &name, attr))
+            }
+            None => {
+                let value = match dir.access() {
+                    Access::Path => xattr::get(dir.as_fd(), name, attr),
+                    _ => xattr::fget(dir.as_fd(), attr),
+                };
+                value.map_err(|errno| self.fault("reading an attribute", name, errno))
+            }
+        }
+    }
+
+    /// Its parent, and its name there; none for a layer's root or a removed directory.
+    pub(crate) fn above(&self) -> Option<(Arc<RealDir>, Box<OsStr>)> {
+        match &*self.position.read() {
+            Position::Below { parent, name } => Some((parent.clone(), name.clone())),
+            Position::Held(_) | Position::Nowhere => None,
+        }
     }
 
     /// As [`RealDir::opaque`] for a directory that isn't open: whether it hides those below.
@@ -333,6 +444,28 @@ impl RealDir {
         self.ground.descriptors.put(self.slot, file.clone());
     }
 
+    /// Another description of it, to list it by: others may be reading it, too. In a lower layer that
+    /// leaves no access time, where we may.
+    pub(crate) fn open_to_list(&self) -> Result<OwnedFd, Fault> {
+        let fault = |errno| self.fault("reading a directory", OsStr::new("."), errno);
+        let dir = self.open()?;
+        if dir.access() == Access::Path {
+            return Err(fault(Errno::ACCESS));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |more| rustix::fs::openat(dir.as_fd(), ".", flags | more, Mode::empty());
+        let opened = match self.is_upper() {
+            true => open(OFlags::empty()),
+            false => open(OFlags::NOATIME).or_else(|_| open(OFlags::empty())),
+        };
+        opened.map_err(fault)
+    }
+
+    /// Has it opened again when it is next needed: more may be allowed now.
+    pub(crate) fn close(&self) {
+        self.ground.descriptors.remove(self.slot);
+    }
+
     /// Says that the directory is now `name` in `parent`.
     pub(crate) fn moved(&self, parent: &Arc<RealDir>, name: &OsStr) {
         let position = Position::Below {
@@ -350,14 +483,30 @@ impl RealDir {
     }
 }
 
+impl RealDir {
+    /// Its parent, which it no longer has.
+    fn take_parent(&mut self) -> Option<Arc<RealDir>> {
+        match std::mem::replace(self.position.get_mut(), Position::Nowhere) {
+            Position::Below { parent, .. } => Some(parent),
+            Position::Held(_) | Position::Nowhere => None,
+        }
+    }
+}
+
 impl Drop for RealDir {
     fn drop(&mut self) {
         self.ground.descriptors.remove(self.slot);
+        // The parents that nobody else has go here and not in each other: a layer may have more
+        // levels than a thread has stack.
+        let mut next = self.take_parent();
+        while let Some(parent) = next {
+            next = Arc::into_inner(parent).and_then(|mut parent| parent.take_parent());
+        }
     }
 }
 
 /// `None` for an attribute that isn't there as far as anyone can know.
-pub(super) fn sure(value: Result<Vec<u8>, Errno>) -> Result<Option<Vec<u8>>, Errno> {
+fn sure(value: Result<Vec<u8>, Errno>) -> Result<Option<Vec<u8>>, Errno> {
     match value {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::NOENT) => Ok(None),

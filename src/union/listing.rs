@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 
-use super::descriptors::Access;
 use super::layer::{LayerIndex, RealDir, RealId};
 use super::locks::{OrderedMutex, Rank};
 use super::lookup::Found;
@@ -522,13 +521,7 @@ pub(super) struct RealNames {
 /// Reads all names of one real directory.
 pub(super) fn read_real(real: &RealDir) -> Outcome<RealNames> {
     let fault = |errno| real.fault("reading a directory", OsStr::new("."), errno);
-    let dir = real.open()?;
-    if dir.access() == Access::Path {
-        return Err(fault(Errno::ACCESS));
-    }
-    // A description of its own: others may be reading the directory, too.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let own = rustix::fs::openat(dir.as_fd(), ".", flags, Mode::empty()).map_err(fault)?;
+    let own = real.open_to_list()?;
     let mut names = RealNames::default();
     tree::for_each(own.as_fd(), |name, file_type, ino| {
         match real.form {

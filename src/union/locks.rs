@@ -10,10 +10,11 @@
 //!    wait for a disk.
 //! 6. [`Rank::Keys`]: a shard of the table's keys.
 //! 7. [`Rank::Table`]: a shard of the inode table.
-//! 8. [`Rank::Place`]: where one real directory is.
-//! 9. [`Rank::Descriptors`]: a shard of the descriptor cache.
-//! 10. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
-//! 11. [`Rank::Leaf`]: small tables that call nothing.
+//! 8. [`Rank::Modes`]: permissions that are lent for a moment, or changed.
+//! 9. [`Rank::Place`]: where one real directory is.
+//! 10. [`Rank::Descriptors`]: a shard of the descriptor cache.
+//! 11. [`Rank::Whiteout`]: the whiteout that others are links of, over calls in the work directory.
+//! 12. [`Rank::Leaf`]: small tables that call nothing.
 //!
 //! Names of several directories are locked as the VFS locks them: those of a directory before
 //! those of one below it (rmdir, a rename over a directory), so that whoever waits does so down the
@@ -33,6 +34,7 @@ pub(crate) enum Rank {
     State,
     Keys,
     Table,
+    Modes,
     Place,
     Descriptors,
     Whiteout,
@@ -193,6 +195,11 @@ impl<T> OrderedRwLock<T> {
             inner: self.inner.write(),
             _held: held,
         }
+    }
+
+    /// What it guards, for the only one who has it: nothing is locked.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
     }
 }
 

@@ -4,7 +4,6 @@
 //! that isn't a directory ends the search (`overlayfs.rst`, "Upper and Lower").
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +18,7 @@ use super::types::{Entry, Fault, FileKind, NodeId};
 use super::{DirNode, Outcome, Union};
 use crate::format::redirect::Redirect;
 use crate::format::{self, MAY_HOLD_XATTR_WHITEOUTS, OPAQUE};
-use crate::sys::{Errno, xattr};
+use crate::sys::Errno;
 
 /// What a name is, in the layers.
 #[derive(Debug)]
@@ -251,10 +250,11 @@ impl Union {
     fn merges(&self, real: &RealDir, name: &OsStr) -> Outcome<Merge> {
         let file = match real.open_child_dir(name) {
             Ok(file) => file,
-            Err(fault) if fault.errno == Errno::ACCESS => return Ok(Merge::Goes(None)),
+            Err(fault) if fault.errno == Errno::ACCESS && real.layer != LayerIndex::Upper => {
+                return Ok(Merge::Goes(None));
+            }
             Err(fault) => return Err(fault),
         };
-        let attr = |attr| xattr::fget(file.as_fd(), attr).ok();
         let opaque = real.opaque(name, &file, self.namespace.opaque())?;
         match (opaque.as_deref(), real.layer) {
             (Some(OPAQUE), _) => return Ok(Merge::Stops(Some(file))),
@@ -263,7 +263,7 @@ impl Union {
             }
             _ => {}
         }
-        if let Some(value) = attr(self.namespace.redirect()) {
+        if let Some(value) = real.dir_xattr(name, &file, self.namespace.redirect())? {
             if Redirect::parse(&value).is_err() {
                 return Err(real.fault("reading a redirect", name, Errno::INVAL));
             }

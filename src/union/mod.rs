@@ -19,6 +19,7 @@ mod hiding;
 mod index;
 mod index_open;
 mod layer;
+mod lend;
 mod listing;
 mod locks;
 mod lookup;

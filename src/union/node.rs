@@ -203,3 +203,14 @@ impl Node {
         }
     }
 }
+
+impl Drop for Node {
+    /// As a [`RealDir`], with the nodes above it that nobody else has.
+    fn drop(&mut self) {
+        let mut next = self.state.get_mut().link.take();
+        while let Some(link) = next {
+            next = Arc::into_inner(link.parent)
+                .and_then(|mut parent| parent.state.get_mut().link.take());
+        }
+    }
+}

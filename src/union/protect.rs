@@ -76,7 +76,7 @@ impl Union {
         };
         if in_upper {
             // Flags of its own, which somebody gave it, have the upper's file system refuse.
-            return match spot.get_xattr(self.namespace.protattr()) {
+            return match spot.get_own_xattr(self.namespace.protattr()) {
                 Ok(value) => Ok(Protection::parse(&value).unwrap_or_else(|| {
                     log::warn!("{}: malformed, ignored", fault(Errno::INVAL));
                     Protection::NONE

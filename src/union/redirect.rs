@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::Stat;
 
 use super::descriptors::OpenFile;
-use super::layer::{LayerIndex, RealDir, sure};
+use super::layer::{LayerIndex, RealDir};
 use super::lookup::{DirLayer, Found, LowerAt, Source, is_dir};
 use super::metacopy::DataPlace;
 use super::node::{DirPart, Node};
@@ -452,7 +452,7 @@ impl<'n> Search<'n> {
         }
         hit.opened = match base.open_child_dir(name) {
             Ok(file) => Some(file),
-            Err(fault) if fault.errno == Errno::ACCESS => None,
+            Err(fault) if fault.errno == Errno::ACCESS && base.layer != LayerIndex::Upper => None,
             Err(fault) => return Err(fault),
         };
         let Some(file) = &hit.opened else {
@@ -469,8 +469,7 @@ impl<'n> Search<'n> {
             }
             _ => {}
         }
-        let redirect = sure(xattr::fget(file.as_fd(), union.namespace.redirect()))
-            .map_err(|errno| base.fault("reading a redirect", name, errno))?;
+        let redirect = base.dir_xattr(name, file, union.namespace.redirect())?;
         let redirect = match redirect {
             None => None,
             Some(value) => Some(

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
-use rustix::mount::OpenTreeFlags;
 use rustix::process::Resource;
 
 use super::aliases::Aliases;
@@ -16,6 +15,7 @@ use super::decide;
 use super::descriptors::Descriptors;
 use super::index_open::Belongings;
 use super::layer::{Ground, LayerIndex, RealDir, Target};
+use super::lend::Lender;
 use super::listing::Listings;
 use super::locks::{OrderedMutex, Rank};
 use super::node::{DirPart, Node, Real, State};
@@ -32,7 +32,7 @@ use crate::error::Context;
 use crate::format::{Form, INDEX, MAX_LOWERS, MAY_HOLD_XATTR_WHITEOUTS, XattrNamespace};
 use crate::options::{Fsync, Options, Switch, Timeout, Uuid};
 use crate::sys::privilege::{Privilege, in_first_namespace};
-use crate::sys::{Errno, random, tree, xattr};
+use crate::sys::{Errno, layer, random, tree, xattr};
 use crate::{Error, Result};
 
 /// What a merged tree is made of.
@@ -86,6 +86,7 @@ impl Union {
             descriptors,
             numbers,
             target,
+            lender: Lender::default(),
         });
 
         let namespace = if options.userxattr || Privilege::current().needs_userxattr() {
@@ -226,17 +227,11 @@ impl Union {
     }
 }
 
-/// A lower layer without the mounts in it, as the kernel's overlay sees it, where we may take one
-/// (a private copy of the mount); with them otherwise.
+/// A lower layer as the kernel's overlay sees it, without the mounts in it and read-only, where we
+/// may take one (a private copy of the mount); as it is otherwise.
 fn open_lower(path: &Path) -> Result<OwnedFd> {
     let plain = open_dir(path)?;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let flags = clone | OpenTreeFlags::AT_EMPTY_PATH;
-    let Ok(tree) = rustix::mount::open_tree(&plain, "", flags) else {
-        return Ok(plain);
-    };
-    let opened = rustix::fs::openat(&tree, ".", DIR_FLAGS, Mode::empty());
-    opened.context("opening a layer", path)
+    Ok(layer::open_privately(&plain).unwrap_or(plain))
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd> {

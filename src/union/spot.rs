@@ -1,7 +1,7 @@
 //! A spot: how to reach the real object of a node right now, and what can be done there.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -97,6 +97,14 @@ impl Spot {
         }
     }
 
+    /// As [`Spot::get_xattr`] in the upper layer, also where its owner may not read the object.
+    pub(super) fn get_own_xattr(&self, attr: &OsStr) -> Result<Vec<u8>, Errno> {
+        match self {
+            Spot::At { dir, name } => dir.own_xattr(name, attr).map_err(|fault| fault.errno),
+            Spot::Open(_) => self.get_xattr(attr),
+        }
+    }
+
     pub(super) fn list_xattrs(&self) -> Result<Vec<u8>, Errno> {
         match self {
             Spot::At { dir, name } => {
@@ -144,10 +152,9 @@ impl Spot {
         let uid = uid.map(Uid::from_raw);
         let gid = gid.map(Gid::from_raw);
         match self {
-            Spot::At { dir, name } => {
-                let dir = dir.open().map_err(|fault| fault.errno)?;
-                rustix::fs::chownat(dir.as_fd(), &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Spot::At { dir, name } => by_name(dir, name, |dir, name| {
+                rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            }),
             Spot::Open(file) => {
                 rustix::fs::chownat(file.as_fd(), "", uid, gid, AtFlags::EMPTY_PATH)
             }
@@ -158,7 +165,7 @@ impl Spot {
     pub(super) fn chmod(&self, mode: u32) -> Result<(), Errno> {
         match self {
             Spot::At { dir, name } => {
-                chmod::chmod_at(dir.open().map_err(|fault| fault.errno)?.as_fd(), name, mode)
+                by_name(dir, name, |dir, name| chmod::chmod_at(dir, name, mode))
             }
             Spot::Open(file) => chmod::chmod_fd(file.as_fd(), mode),
         }
@@ -166,12 +173,31 @@ impl Spot {
 
     pub(super) fn set_times(&self, times: &Timestamps) -> Result<(), Errno> {
         match self {
-            Spot::At { dir, name } => {
-                let dir = dir.open().map_err(|fault| fault.errno)?;
-                rustix::fs::utimensat(dir.as_fd(), &**name, times, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Spot::At { dir, name } => by_name(dir, name, |dir, name| {
+                rustix::fs::utimensat(dir, name, times, AtFlags::SYMLINK_NOFOLLOW)
+            }),
             Spot::Open(file) => rustix::fs::utimensat(file.as_fd(), "", times, AtFlags::EMPTY_PATH),
         }
+    }
+}
+
+/// Calls with a name in a directory. A directory that may not be searched has no `.`, not even for
+/// its owner: it is called by its name.
+fn by_name<T>(
+    dir: &RealDir,
+    name: &OsStr,
+    call: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let file = dir.open().map_err(|fault| fault.errno)?;
+    match call(file.as_fd(), name) {
+        Err(Errno::ACCESS) if name == "." => match dir.above() {
+            Some((parent, name)) => {
+                let parent = parent.open().map_err(|fault| fault.errno)?;
+                call(parent.as_fd(), &name)
+            }
+            None => Err(Errno::ACCESS),
+        },
+        result => result,
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 
 use super::*;
 use crate::options::Options;
@@ -487,4 +487,80 @@ fn a_name_that_goes_while_another_is_met_leaves_the_file_reachable() {
     });
     assert!(node.state.read().named);
     tree.union.link(node.id, NodeId::ROOT, os("c")).unwrap();
+}
+
+/// A tree of more levels than the thread that works in it has stack, if each of them took some.
+struct Deep {
+    tree: Tree,
+    nodes: Vec<NodeId>,
+}
+
+impl Deep {
+    fn new() -> Self {
+        const LEVELS: usize = 6000;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tree = Tree::new(&[&|dir| {
+            let mut dir = rustix::fs::openat(CWD, dir, flags, Mode::empty()).unwrap();
+            for _ in 0..LEVELS {
+                rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
+                dir = rustix::fs::openat(&dir, "d", flags, Mode::empty()).unwrap();
+            }
+            rustix::fs::mkdirat(&dir, "last", Mode::RWXU).unwrap();
+        }]);
+        let mut nodes = vec![NodeId::ROOT];
+        for level in 0..LEVELS {
+            let entry = tree.union.lookup(nodes[level], os("d")).unwrap();
+            nodes.push(entry.unwrap().id);
+        }
+        Self { tree, nodes }
+    }
+
+    fn in_a_small_thread(test: fn(Self)) {
+        let thread = std::thread::Builder::new().stack_size(256 << 10);
+        let thread = thread.spawn(move || test(Self::new())).unwrap();
+        thread.join().unwrap();
+    }
+}
+
+impl Drop for Deep {
+    fn drop(&mut self) {
+        let lower = fs::File::open(self.tree.scratch.path().join("lower0")).unwrap();
+        crate::sys::tree::remove_contents(&lower.into()).unwrap();
+    }
+}
+
+#[test]
+fn no_number_of_levels_fills_the_stack() {
+    Deep::in_a_small_thread(|deep| {
+        let union = &deep.tree.union;
+        let last = *deep.nodes.last().unwrap();
+        // Opened again from the root.
+        union.ground.descriptors.clear();
+        assert_eq!(deep.tree.names(last), ["last"]);
+        let held = union.node(last).unwrap();
+        let dir = held.dir.as_ref().unwrap().lowers[0].clone();
+        for node in deep.nodes[1..].iter().rev() {
+            union.forget(*node, 1);
+        }
+        assert_eq!(union.node_count(), 1);
+        // Nobody else has what they are below.
+        drop(held);
+        drop(dir);
+    });
+}
+
+#[test]
+fn a_deep_tree_that_the_kernel_has_not_forgotten_is_dropped() {
+    Deep::in_a_small_thread(|mut deep| {
+        let scratch = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            options: Options {
+                lower: vec![scratch.path().to_path_buf()],
+                userxattr: true,
+                ..Options::default()
+            },
+            ..Setup::default()
+        };
+        deep.tree.union = Arc::new(Union::open(&setup).unwrap());
+    });
 }

@@ -186,8 +186,13 @@ impl Union {
         }
         self.at_object(node, |spot, stat| {
             let mut shown = self.own_attr_of(node, spot, stat);
-            spot.chmod(self.owners.perm_on_disk(shown.kind, perm))
+            self.ground
+                .lender
+                .alone(|| spot.chmod(self.owners.perm_on_disk(shown.kind, perm)))
                 .map_err(|errno| spot.fault("chmod", errno))?;
+            if let Some(upper) = node.dir.as_ref().and_then(|dir| dir.upper.get()) {
+                upper.close();
+            }
             if self.owners.only_records(shown.kind) || self.record_at(spot, stat).is_some() {
                 shown.perm = perm;
                 self.write_record(spot, &shown)?;
