@@ -29,11 +29,14 @@ modules! {
         the_end_of_the_command_is_passed_on,
         snapshots_are_apart, a_snapshot_is_bounded, a_volume_says_who_carries_it;
     transient:
-        a_kept_copy_is_continued, one_is_cleaned_and_the_other_lives, only_the_dead_are_cleaned,
-        a_killed_run_leaves_nothing, runs_killed_at_any_moment_leave_nothing;
+        a_kept_copy_is_continued, a_kept_copy_keeps_its_form, a_number_that_comes_again_is_another_run,
+        one_is_cleaned_and_the_other_lives, only_the_dead_are_cleaned, a_killed_run_leaves_nothing,
+        runs_killed_at_any_moment_leave_nothing;
     build:
-        every_kind_of_step, a_step_as_somebody_else_or_without_a_network, a_failed_build_goes_on_where_it_failed, a_changed_step_runs_again,
-        a_built_container_has_vagga_s_layout, a_killed_build_leaves_nothing, builds_killed_at_any_moment_leave_nothing, two_builds_at_once,
+        every_kind_of_step, a_step_as_somebody_else_or_without_a_network,
+        a_failed_build_goes_on_where_it_failed, a_changed_step_runs_again,
+        a_built_container_has_vagga_s_layout, a_killed_build_leaves_nothing,
+        builds_killed_at_any_moment_leave_nothing, two_builds_at_once,
         a_shell_in_the_failed_state;
     database: a_database_is_started_twice_at_once;
     layers:

@@ -124,6 +124,18 @@ impl Project {
         command
     }
 
+    /// As [`Project::run`], by a shell that does `first` and becomes the run: `$$` is its number.
+    pub(crate) fn run_after(&self, first: &str, options: &[&str], script: &str) -> Said {
+        let mut command = self.command("sh");
+        command
+            .args(["-ec", &format!("{first}; exec \"$@\""), "sh"])
+            .arg(&self.program)
+            .args(["vagga", "_run", "--overlay", self.means])
+            .args(options)
+            .args(["app", "sh", "-ec", script]);
+        command.output().unwrap().into()
+    }
+
     /// `_build OPTIONS NAME`, by the case's means: copies are made where no overlay is wanted.
     pub(crate) fn build(&self, options: &[&str], name: &str) -> Said {
         self.build_command(options, name).output().unwrap().into()

@@ -43,6 +43,120 @@ pub(crate) fn a_kept_copy_is_continued(project: &Project) {
     project.nothing_is_left();
 }
 
+/// Whoever resumes it says `--overlay` or not: an overlay stays one, and a copy a copy.
+pub(crate) fn a_kept_copy_keeps_its_form(project: &Project) {
+    built(project);
+    project
+        .run(&["--keep"], "rm /etc/file; echo kept > /etc/kept")
+        .good();
+    let name = project.names(".vagga/.transient").pop().unwrap();
+    let resume = |means: &str, script: &str| {
+        project.vagga(&[
+            "_run",
+            "--overlay",
+            means,
+            "--resume",
+            &name,
+            "app",
+            "sh",
+            "-ec",
+            script,
+        ])
+    };
+    let there = "hosts\nkept\nresolv.conf\n";
+    assert_eq!(resume("auto", "ls /etc").good(), there);
+    assert_eq!(resume(project.means, "ls /etc").good(), there);
+    let others: &[&str] = if project.means == "copy" {
+        &["kernel", "fuse"]
+    } else {
+        &["copy"]
+    };
+    for other in others {
+        let line = resume(other, "ls /etc").refused();
+        assert!(
+            line.contains("can go on in") && line.contains("--overlay copy"),
+            "{line}"
+        );
+    }
+    // One that was emptied isn't filled again.
+    if project.means == "copy" {
+        project
+            .sh(&format!("rm -r .vagga/.transient/{name}/upper/var"))
+            .good();
+        assert_eq!(resume("auto", "ls -d /var || echo gone").good(), "gone\n");
+    }
+    assert_eq!(resume("auto", "ls /etc").good(), there);
+
+    // By force it has been built again, as the same version.
+    project
+        .sh("touch -d '1 hour ago' .vagga/.roots/app.0123abcd/uid_map")
+        .good();
+    let resumed = resume("auto", "ls /etc");
+    if project.means == "copy" {
+        assert_eq!(resumed.good(), there);
+    } else {
+        let line = resumed.refused();
+        assert!(line.contains("a former build of app.0123abcd"), "{line}");
+    }
+    // What the killed run of another copy has left is whole or refused.
+    project
+        .sh(&format!("rm .vagga/.transient/{name}/overfall.json"))
+        .good();
+    resume("auto", "true").refused();
+    project.vagga(&["_clean", "--transient"]).good();
+    project.nothing_is_left();
+}
+
+/// After the machine's start, and in containers, numbers come again soon.
+pub(crate) fn a_number_that_comes_again_is_another_run(project: &Project) {
+    built(project);
+    project.run(&["--keep"], "echo precious > /etc/kept").good();
+    let rename = "mv .vagga/.transient/app.* .vagga/.transient/app.0123abcd.$$";
+    let ran = project.run_after(rename, &["-W"], "echo mine > /etc/mine; ls /etc");
+    assert_eq!(ran.good(), "file\nhosts\nmine\nresolv.conf\n");
+    let one = project.names(".vagga/.transient");
+    assert_eq!(one.len(), 1, "{one:?}");
+
+    let rename = format!(
+        "mv .vagga/.transient/{} .vagga/.transient/app.0123abcd.$$",
+        one[0]
+    );
+    let ran = project.run_after(&rename, &["--keep"], "echo other > /etc/kept; ls /etc");
+    assert_eq!(ran.out, "file\nhosts\nkept\nresolv.conf\n", "{ran:?}");
+    let both = project.names(".vagga/.transient");
+    let other = both
+        .iter()
+        .find(|name| ran.err.contains(&format!("--resume {name} app")));
+    let other = other.unwrap_or_else(|| panic!("{ran:?} {both:?}"));
+    let one = both.iter().find(|name| *name != other).unwrap();
+    let parts: Vec<&str> = other.split('.').collect();
+    let is_hash = parts[1].len() == 8 && parts[1].bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(parts.len() == 3 && is_hash, "{other}");
+    // The number is that of the run all the same.
+    assert_eq!(one.rsplit('.').next(), Some(parts[2]));
+    for (name, text) in [(one, "precious\n"), (other, "other\n")] {
+        assert_eq!(
+            project.run(&["--resume", name], "cat /etc/kept").good(),
+            text
+        );
+    }
+
+    // As long as one of them is in use, the other one alone is cleaned.
+    let wait = "touch /work/ready; while ! test -e /work/go; do sleep 0.05; done";
+    let live = project.start(&["--resume", other], wait);
+    eventually("it runs", || project.exists("ready"));
+    let cleaned = project.vagga(&["_clean", "--transient"]).good();
+    assert!(
+        cleaned.lines().count() == 1 && cleaned.contains(one.as_str()),
+        "{cleaned}"
+    );
+    assert_eq!(project.names(".vagga/.transient"), [other.as_str()]);
+    project.write("go", "");
+    assert!(live.wait_with_output().unwrap().status.success());
+    project.vagga(&["_clean", "--transient"]).good();
+    project.nothing_is_left();
+}
+
 pub(crate) fn one_is_cleaned_and_the_other_lives(project: &Project) {
     built(project);
     let live = |name: &str| {

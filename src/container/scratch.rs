@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use log::info;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -31,7 +31,7 @@ use super::namespaces::Standing;
 use crate::dotted;
 use crate::error::Context;
 use crate::format::{WORK, XattrNamespace};
-use crate::sys::{Errno, from_io, from_nix, process};
+use crate::sys::{Errno, from_io, from_nix, process, random};
 use crate::{Error, Result};
 
 /// What becomes of a state directory at the end.
@@ -50,9 +50,7 @@ pub(crate) struct Scratch {
     merged: PathBuf,
     end: End,
     standing: Standing,
-    watcher: Pid,
-    /// The watcher begins when this closes; no other process may hold it.
-    release: Option<UnixStream>,
+    watcher: Watcher,
     _lock: OwnedFd,
 }
 
@@ -64,28 +62,24 @@ impl Scratch {
     /// A private directory that goes away when the run ends, also when it is killed.
     pub(super) fn temporary(standing: Standing) -> Result<Self> {
         let mut refusals = Vec::new();
-        let mut second_best: Option<PathBuf> = None;
+        let mut second_best: Option<(PathBuf, Watcher)> = None;
         for base in temporary_bases() {
-            let template = base.join("overfall-run.XXXXXX");
-            let directory = match nix::unistd::mkdtemp(&template) {
-                Ok(directory) => directory,
-                Err(errno) => {
-                    refusals.push(format!("{}: {errno}", base.display()));
-                    continue;
-                }
-            };
+            let number = random::number()
+                .map_err(|errno| Error::system("finding a random number").errno(errno))?;
+            let directory = base.join(format!("overfall-run.{:08x}", number >> 32));
+            // First: however early the run is killed, the directory goes.
+            let watcher = Watcher::start(&directory, End::Remove, Claim::Name)?;
+            if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&directory) {
+                watcher.call_off();
+                refusals.push(format!("{}: {error}", base.display()));
+                continue;
+            }
             if suits_an_upper(&directory, standing) {
-                if let Some(other) = second_best {
-                    remove_empty(&other);
-                }
-                return Self::start(directory, End::Remove, standing, || Ok(()));
+                return Self::watched(directory, End::Remove, standing, watcher);
             }
-            match second_best {
-                None => second_best = Some(directory),
-                Some(_) => remove_empty(&directory),
-            }
+            second_best.get_or_insert((directory, watcher));
         }
-        let Some(directory) = second_best else {
+        let Some((directory, watcher)) = second_best else {
             return Err(Error::system("making a temporary directory")
                 .because(refusals.join(", "))
                 .remedy("set TMPDIR to a directory that can be written, or use --keep"));
@@ -93,22 +87,14 @@ impl Scratch {
         // All of them on an overlay, for instance: in a container, in a run. Memory will do.
         info!("{}: in memory", directory.display());
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        match mount("tmpfs", &directory, "tmpfs", flags, Some(c"mode=700")) {
-            Ok(()) => {
-                // Nor in memory: then on the disk, in the fallback form.
-                if !suits_an_upper(&directory, standing) {
-                    unmount(&directory, UnmountFlags::empty())
-                        .context("unmounting a temporary file system", &directory)?;
-                }
-                Self::start(directory, End::Remove, standing, || Ok(()))
-            }
-            Err(errno) => {
-                remove_empty(&directory);
-                Err(Error::system("mounting a temporary file system")
-                    .at(&directory)
-                    .errno(errno))
-            }
+        mount("tmpfs", &directory, "tmpfs", flags, Some(c"mode=700"))
+            .context("mounting a temporary file system", &directory)?;
+        // Nor in memory: then on the disk, in the fallback form.
+        if !suits_an_upper(&directory, standing) {
+            unmount(&directory, UnmountFlags::empty())
+                .context("unmounting a temporary file system", &directory)?;
         }
+        Self::watched(directory, End::Remove, standing, watcher)
     }
 
     /// The directory that the user named; it stays. A new one is closed to others: what a command
@@ -131,62 +117,49 @@ impl Scratch {
                 .at(directory)
                 .because(error.to_string())
         })?;
-        Self::start(directory, End::Keep, standing, || Ok(()))
+        Self::start(directory, End::Keep, standing)
     }
 
-    /// A directory of this name, which goes away when the run ends unless `keep` says so. `EXIST`
-    /// where there is one of that name and `end` doesn't say to go on in it.
-    pub(crate) fn named(directory: &Path, end: End, standing: Standing) -> Result<Self> {
+    /// A new directory of this name, which goes away when the run ends unless `end` says to keep it.
+    /// `None` where the name is taken: what is there is somebody else's.
+    pub(crate) fn named(directory: &Path, end: End, standing: Standing) -> Result<Option<Self>> {
         let step = "making the directory of the run";
-        let make = || match fs::create_dir(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(Error::system(step).at(directory).because(error.to_string()))
+        let watcher = Watcher::start(directory, end, Claim::Lock)?;
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                watcher.call_off();
+                Ok(None)
             }
-            _ => Ok(()),
-        };
-        Self::start(directory.to_path_buf(), end, standing, make)
+            Err(error) => Err(Error::system(step).at(directory).because(error.to_string())),
+            Ok(()) => Self::watched(directory.to_path_buf(), end, standing, watcher).map(Some),
+        }
     }
 
-    /// `make` makes the directory, where there isn't one. The watcher is there before it.
-    fn start(
-        directory: PathBuf,
-        end: End,
-        standing: Standing,
-        make: impl FnOnce() -> Result<()>,
-    ) -> Result<Self> {
-        let failed = |errno: Errno| Error::system("starting the watcher").errno(errno);
-        let (release, wait) = UnixStream::pair().map_err(|error| failed(from_io(&error)))?;
-        let watcher = process::fork(|| {
-            process::close_these(&[release.as_fd()]);
-            watch(&directory, end, &wait)
-        })
-        .context("starting the watcher", &directory)?;
-        drop(wait);
-        let locked = make()
-            .and_then(|()| take_lock(&directory))
-            .and_then(|lock| {
-                hand_over(&release, &lock).map_err(failed)?;
-                Ok(lock)
-            });
-        let lock = match locked {
-            Ok(lock) => lock,
-            Err(error) => {
-                drop(release);
-                let _ = waitpid(watcher, None);
-                return Err(error);
-            }
-        };
-        let scratch = Self {
-            merged: directory.join("merged"),
+    /// The directory of a run that was kept; it stays.
+    pub(crate) fn resumed(directory: &Path, standing: Standing) -> Result<Self> {
+        Self::start(directory.to_path_buf(), End::Keep, standing)
+    }
+
+    /// In a directory that is there.
+    fn start(directory: PathBuf, end: End, standing: Standing) -> Result<Self> {
+        let watcher = Watcher::start(&directory, end, Claim::Lock)?;
+        Self::watched(directory, end, standing, watcher)
+    }
+
+    /// In a directory that has its watcher already.
+    fn watched(directory: PathBuf, end: End, standing: Standing, watcher: Watcher) -> Result<Self> {
+        let lock = take_lock(&directory)?;
+        watcher.hand_over(&lock)?;
+        let merged = directory.join("merged");
+        make_directory(&merged)?;
+        Ok(Self {
             directory,
+            merged,
             end,
             standing,
             watcher,
-            release: Some(release),
             _lock: lock,
-        };
-        make_directory(&scratch.merged())?;
-        Ok(scratch)
+        })
     }
 
     /// Where it is.
@@ -201,7 +174,8 @@ impl Scratch {
 
     /// The descriptors that no process but the runner may keep open.
     pub(crate) fn release_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.release.as_ref().map(AsFd::as_fd).into_iter().collect()
+        let release = self.watcher.release.as_ref();
+        release.map(AsFd::as_fd).into_iter().collect()
     }
 
     /// Where the merged root goes.
@@ -240,7 +214,7 @@ impl Scratch {
 
     /// Lets the watcher do its work, and waits until it has.
     pub(crate) fn finish(mut self) -> Result<()> {
-        self.let_go();
+        self.watcher.let_go();
         if self.end == End::Remove && self.directory.exists() {
             return Err(Error::system("removing the temporary directory")
                 .at(&self.directory)
@@ -250,15 +224,69 @@ impl Scratch {
     }
 }
 
-impl Scratch {
+/// By what a watcher knows that a directory is its run's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// Nobody else can have one of this name.
+    Name,
+    /// The run has its lock. Before that it may be another's, of the same name.
+    Lock,
+}
+
+/// The process that does what has to be done with a directory at the end, whatever ends the run.
+/// Dropping this is the end, and waits until it is done.
+#[derive(Debug)]
+struct Watcher {
+    process: Pid,
+    /// The watcher begins when this closes; no other process may hold it.
+    release: Option<UnixStream>,
+}
+
+impl Watcher {
+    /// For a `directory` that may not be there yet.
+    fn start(directory: &Path, end: End, claim: Claim) -> Result<Self> {
+        let step = "starting the watcher";
+        let (release, wait) = UnixStream::pair()
+            .map_err(|error| from_io(&error))
+            .context(step, directory)?;
+        let process = process::fork(|| {
+            process::close_these(&[release.as_fd()]);
+            watch(directory, end, claim, &wait)
+        })
+        .context(step, directory)?;
+        Ok(Self {
+            process,
+            release: Some(release),
+        })
+    }
+
+    /// Gives it its share of the lock.
+    fn hand_over(&self, lock: &OwnedFd) -> Result<()> {
+        let Some(release) = &self.release else {
+            return Ok(());
+        };
+        let descriptors = [lock.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let byte = [IoSlice::new(b"l")];
+        sendmsg::<()>(release.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)
+            .map(drop)
+            .map_err(|errno| Error::system("starting the watcher").errno(from_nix(errno)))
+    }
+
     fn let_go(&mut self) {
         if self.release.take().is_some() {
-            let _ = waitpid(self.watcher, None);
+            let _ = waitpid(self.process, None);
         }
+    }
+
+    /// Ends it before it does anything.
+    fn call_off(mut self) {
+        let _ = kill(self.process, Signal::SIGKILL);
+        self.let_go();
     }
 }
 
-impl Drop for Scratch {
+impl Drop for Watcher {
     fn drop(&mut self) {
         self.let_go();
     }
@@ -291,11 +319,6 @@ fn suits_an_upper(directory: &Path, standing: Standing) -> bool {
     open(directory, flags, Mode::empty())
         .and_then(|directory| dotted::lacks(directory.as_fd(), namespace))
         .is_ok_and(|lack| lack.is_none())
-}
-
-fn remove_empty(directory: &Path) {
-    // It was made a moment ago and holds nothing; one that stays does no harm.
-    let _ = fs::remove_dir(directory);
 }
 
 /// Says whether it is new.
@@ -362,16 +385,6 @@ fn take_lock(directory: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// Gives the watcher its share of the lock.
-fn hand_over(release: &UnixStream, lock: &OwnedFd) -> Result<(), Errno> {
-    let descriptors = [lock.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let byte = [IoSlice::new(b"l")];
-    sendmsg::<()>(release.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)
-        .map(drop)
-        .map_err(from_nix)
-}
-
 /// The lock, when the runner has it; `None` when it has ended before.
 fn receive_lock(wait: &UnixStream) -> Option<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -390,7 +403,7 @@ fn receive_lock(wait: &UnixStream) -> Option<OwnedFd> {
 /// The watcher: waits until the runner lets go of the socket or dies, then unmounts what is still
 /// mounted and removes the directory. It shares the runner's namespaces, so it may remove what
 /// belongs to the user's subordinate ids.
-fn watch(directory: &Path, end: End, mut wait: &UnixStream) -> u8 {
+fn watch(directory: &Path, end: End, claim: Claim, mut wait: &UnixStream) -> u8 {
     // Not in the terminal's process group, and deaf to everything but SIGKILL.
     let _ = rustix::process::setsid();
     let _ = SigSet::all().thread_block();
@@ -402,7 +415,10 @@ fn watch(directory: &Path, end: End, mut wait: &UnixStream) -> u8 {
     let lock = receive_lock(wait);
     let mut nothing = [0];
     while matches!(wait.read(&mut nothing), Ok(n) if n > 0) {}
-    if lock.is_none() && take_lock_if_there(directory) == Taken::ByAnother {
+    if lock.is_none() && claim == Claim::Lock {
+        if end == End::Remove {
+            remove_bare(directory);
+        }
         return 0;
     }
 
@@ -428,22 +444,24 @@ fn watch(directory: &Path, end: End, mut wait: &UnixStream) -> u8 {
     0
 }
 
-/// Whose the lock is that the runner has not handed over.
-#[derive(Debug, PartialEq, Eq)]
-enum Taken {
-    ByNobody,
-    ByAnother,
-}
-
-/// Of a runner that ended in between: it may have made the file, or found another run's.
-fn take_lock_if_there(directory: &Path) -> Taken {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match open(directory.join("lock"), flags, Mode::empty()) {
-        Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() => {
-            Taken::ByAnother
-        }
-        _ => Taken::ByNobody,
+/// Removes a directory that was to be the run's, where it is no other's: nobody has its lock, and
+/// there is nothing else in it. A copy that was kept has its layers.
+fn remove_bare(directory: &Path) {
+    let mut entries = fs::read_dir(directory).into_iter().flatten();
+    if entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != "lock")) {
+        return;
     }
+    let path = directory.join("lock");
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let _lock = match open(&path, flags, Mode::empty()) {
+        Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() => return,
+        Ok(lock) => {
+            let _ = fs::remove_file(&path);
+            Some(lock)
+        }
+        Err(_) => None,
+    };
+    let _ = fs::remove_dir(directory);
 }
 
 /// Takes the empty directories away that a mount leaves in its work directory: they are closed
@@ -461,8 +479,11 @@ fn tidy(directory: &Path) {
 
 /// Never descends into `merged`: should it still be mounted, what is in there is not ours.
 fn remove(directory: &Path) -> bool {
-    for name in ["upper", "work", "mounts"] {
-        let _ = fs::remove_dir_all(directory.join(name));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        // The layers, and what was tried before there were any. The lock goes last.
+        if entry.file_name() != "merged" && entry.file_name() != "lock" {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
     let _ = fs::remove_dir(directory.join("merged"));
     let _ = fs::remove_file(directory.join("lock"));

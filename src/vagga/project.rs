@@ -227,6 +227,18 @@ impl Root {
         Ok(format!("{} {}", self.name().display(), meta.ino()))
     }
 
+    /// When it was built, as a text to compare: it stays with a container that is moved elsewhere
+    /// as a whole, and another build of the same version has another one.
+    pub(super) fn made(&self) -> Result<String> {
+        let file = self.dir.join("uid_map");
+        let meta = fs::metadata(&file).map_err(|error| {
+            Error::system("looking at the built container")
+                .at(&file)
+                .because(error.to_string())
+        })?;
+        Ok(format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()))
+    }
+
     /// The directory with the container's files; of one that is made of layers an empty one.
     pub fn tree(&self) -> PathBuf {
         self.dir.join("root")

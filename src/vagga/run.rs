@@ -1,13 +1,16 @@
 //! `_run`: a command in a built container, as vagga would run it.
 
+mod record;
 mod stage;
 mod tree;
+mod upper;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 pub(super) use stage::Stage;
 pub(super) use tree::Tree;
+use upper::Upper;
 
 use super::build::tell_if_outdated;
 use super::config::Container;
@@ -73,9 +76,9 @@ impl RunPlan<'_> {
         let volumes = volumes::read(self.project, container)?;
         let sources = self.snapshot_sources(&volumes)?;
         let outside: Vec<_> = std::env::vars_os().collect();
-        let name = self.transient_name(&built)?;
+        let upper = self.upper(&built)?;
 
-        if name.is_some() {
+        if upper.is_some() {
             sweep(self.project);
         }
 
@@ -83,12 +86,9 @@ impl RunPlan<'_> {
         enter(Standing::of_self(), &built.maps().identity())?;
         let standing = Standing::NamespaceRoot;
         let stage = Stage::make(self.project)?;
-        let tree = match &name {
+        let tree = match &upper {
             None => Tree::read_only(self.project, stage.place("root")?, &built, self.means)?,
-            Some((name, end)) => {
-                let directory = self.project.transient().join(name);
-                Tree::writable(self.project, &built, &directory, *end, self.means)?
-            }
+            Some(upper) => Tree::writable(self.project, &built, upper, self.means)?,
         };
         let file = environ_file(self.project, container, tree.merged())?;
         let settings = self.project.settings();
@@ -169,12 +169,9 @@ impl RunPlan<'_> {
         for (other, _root) in others {
             outcome = outcome.and(other.finish());
         }
+        let kept = tree.kept().map(OsStr::to_os_string);
         outcome.and(tree.finish())?;
-        let kept = name.filter(|(_, end)| *end == End::Keep);
-        Ok(Outcome {
-            ended,
-            kept: kept.map(|(name, _)| name),
-        })
+        Ok(Outcome { ended, kept })
     }
 
     /// The other containers that snapshots are taken of.
@@ -254,38 +251,12 @@ impl RunPlan<'_> {
         }
     }
 
-    fn transient_name(&self, built: &Root) -> Result<Option<(OsString, End)>> {
-        let fresh = || {
-            let mut name = built.name().to_os_string();
-            name.push(format!(".{}", std::process::id()));
-            name
-        };
+    fn upper(&self, built: &Root) -> Result<Option<Upper>> {
         Ok(match &self.writing {
             Writing::Refused => None,
-            Writing::Transient => Some((fresh(), End::Remove)),
-            Writing::Kept => Some((fresh(), End::Keep)),
-            Writing::Resumed(name) => {
-                let step = "looking for the kept copy";
-                let path = self.project.transient().join(name);
-                let is_name = Path::new(name).file_name() == Some(name.as_os_str());
-                if !is_name || !path.join("upper").is_dir() {
-                    return Err(Error::usage(step)
-                        .at(&path)
-                        .because("there is none of this name"));
-                }
-                let mut of_this = built.name().to_os_string();
-                of_this.push(".");
-                let same = name
-                    .as_encoded_bytes()
-                    .starts_with(of_this.as_encoded_bytes());
-                if !same {
-                    return Err(Error::usage(step).at(&path).because(format!(
-                        "it lies on another version than {}",
-                        built.name().display()
-                    )));
-                }
-                Some((name.clone(), End::Keep))
-            }
+            Writing::Transient => Some(Upper::fresh(self.container, End::Remove)),
+            Writing::Kept => Some(Upper::fresh(self.container, End::Keep)),
+            Writing::Resumed(name) => Some(Upper::resumed(self.project, built, name, self.means)?),
         })
     }
 

@@ -3,7 +3,9 @@
 //! Ours hold the changes of a run only, in the layout of `container::scratch`, and a lock that
 //! the run holds. Vagga's own are whole copies of a root. Whether somebody still uses one is told
 //! by the lock where there is one; else by the number at the end of the name: names of containers
-//! have dots, too, so only what follows the last dot is a process's number.
+//! have dots, too, so only what follows the last dot is a process's number. Where a kept copy has
+//! the name that a new run would take, its number having come again, another hash is put in
+//! VERSION's place.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,6 +1,6 @@
 //! The root of a run: the container's tree, read-only or with a writable layer on it.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,10 @@ use rustix::mount::{
     unmount,
 };
 
+use super::record::Form;
+use super::upper::Upper;
 use crate::backend::{Backend, Mounted};
-use crate::container::{End, Overlays, Policy, Scratch, Standing};
+use crate::container::{Overlays, Policy, Scratch};
 use crate::error::Context;
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
@@ -18,7 +20,7 @@ use crate::snapshot::Means;
 use crate::union::Owners;
 use crate::vagga::lowers::Lowers;
 use crate::vagga::project::{Project, Root};
-use crate::{Error, Overlay, Result};
+use crate::{Overlay, Result};
 
 /// Who carries an overlay that is made by `means`.
 fn backend(means: Means) -> Backend {
@@ -97,62 +99,71 @@ impl Tree {
         Ok(Tree::ReadOnly { merged })
     }
 
-    /// With a writable layer in `directory`.
+    /// With a writable layer in `upper`.
     pub(super) fn writable(
         project: &Project,
         built: &Root,
-        directory: &Path,
-        end: End,
+        upper: &Upper,
         means: Means,
     ) -> Result<Self> {
-        let step = "making the directory of the run";
-        if let Some(parent) = directory.parent() {
-            fs::create_dir_all(parent)
-                .map_err(|error| Error::system(step).at(parent).because(error.to_string()))?;
-        }
         let lowers = Lowers::of(project, built)?;
-        let scratch = Scratch::named(directory, end, Standing::NamespaceRoot)?;
-        if means == Means::Copy {
-            return Self::copy(built, lowers, scratch);
-        }
-        let policy = Policy {
-            backend: backend(means),
-            owners: Owners::Real,
-        };
-        match Overlays::mount(&scratch, lowers.dirs().to_vec(), &[], policy) {
-            Ok(overlays) => Ok(Tree::Overlay {
-                overlays,
-                scratch,
-                _lowers: lowers,
-            }),
-            Err(error) if means == Means::Auto => {
-                log::warn!("no overlay works here, everything is copied: {error}");
-                Self::copy(built, lowers, scratch)
+        let scratch = upper.open(project, built)?;
+        let (tree, form) = match (upper.form(), means) {
+            (Some(Form::Copy), _) => (Self::copied(scratch)?, Form::Copy),
+            (None, Means::Copy) => (Self::copy(built, &lowers, scratch)?, Form::Copy),
+            (form, _) => {
+                let policy = Policy {
+                    backend: backend(means),
+                    owners: Owners::Real,
+                };
+                match Overlays::mount(&scratch, lowers.dirs().to_vec(), &[], policy) {
+                    Ok(overlays) => {
+                        let tree = Tree::Overlay {
+                            overlays,
+                            scratch,
+                            _lowers: lowers,
+                        };
+                        (tree, Form::Overlay)
+                    }
+                    Err(error) if form.is_none() && means == Means::Auto => {
+                        log::warn!("no overlay works here, everything is copied: {error}");
+                        (Self::copy(built, &lowers, scratch)?, Form::Copy)
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            Err(error) => Err(error),
+        };
+        // Only now is it all there.
+        if let Some(scratch) = tree.scratch() {
+            upper.describe(scratch, form, built)?;
         }
+        Ok(tree)
     }
 
-    fn copy(built: &Root, lowers: Lowers, scratch: Scratch) -> Result<Self> {
-        let step = "copying the container";
+    /// A fresh copy of everything.
+    fn copy(built: &Root, lowers: &Lowers, scratch: Scratch) -> Result<Self> {
         let like = lowers.dirs().first().cloned().unwrap_or_default();
         let layers = scratch.layers(Path::new(""), &like)?;
-        let is_new = fs::read_dir(&layers.upper).is_ok_and(|mut entries| entries.next().is_none());
-        if is_new {
-            let flatten = Flatten {
-                step,
-                layers: lowers.dirs(),
-                namespace: XattrNamespace::User,
-                dest: &layers.upper,
-                owner: Owner::default(),
-            };
-            flatten.write(&mut Meter::on_terminal(format!(
-                "copying {}",
-                built.name().display()
-            )))?;
-        }
+        let flatten = Flatten {
+            step: "copying the container",
+            layers: lowers.dirs(),
+            namespace: XattrNamespace::User,
+            dest: &layers.upper,
+            owner: Owner::default(),
+        };
+        flatten.write(&mut Meter::on_terminal(format!(
+            "copying {}",
+            built.name().display()
+        )))?;
+        Self::copied(scratch)
+    }
+
+    /// A copy of everything that is there.
+    fn copied(scratch: Scratch) -> Result<Self> {
+        let step = "mounting the copy";
+        let upper = scratch.directory().join("upper");
         let merged = scratch.merged();
-        mount_bind(&layers.upper, &merged).context(step, &merged)?;
+        mount_bind(&upper, &merged).context(step, &merged)?;
         mount_change(&merged, MountPropagationFlags::PRIVATE).context(step, &merged)?;
         Ok(Tree::Copy { scratch })
     }
@@ -169,19 +180,26 @@ impl Tree {
         !matches!(self, Tree::ReadOnly { .. } | Tree::Layers { .. })
     }
 
-    /// The directory with the writable layer.
-    pub(super) fn directory(&self) -> Option<&Path> {
+    fn scratch(&self) -> Option<&Scratch> {
         match self {
             Tree::ReadOnly { .. } | Tree::Layers { .. } => None,
-            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => Some(scratch.directory()),
+            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => Some(scratch),
         }
     }
 
+    /// The directory with the writable layer.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.scratch().map(Scratch::directory)
+    }
+
+    /// The name of the directory with the writable layer, where that stays.
+    pub(super) fn kept(&self) -> Option<&OsStr> {
+        let kept = self.scratch().filter(|scratch| !scratch.is_temporary());
+        kept.and_then(|scratch| scratch.directory().file_name())
+    }
+
     pub(super) fn release_fds(&self) -> Vec<BorrowedFd<'_>> {
-        match self {
-            Tree::ReadOnly { .. } | Tree::Layers { .. } => Vec::new(),
-            Tree::Overlay { scratch, .. } | Tree::Copy { scratch } => scratch.release_fds(),
-        }
+        self.scratch().map(Scratch::release_fds).unwrap_or_default()
     }
 
     /// Unmounts it, waits until everything is written, and removes what isn't kept.
