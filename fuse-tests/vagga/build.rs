@@ -262,6 +262,122 @@ pub(crate) fn a_changed_step_runs_again(project: &Project) {
     assert_eq!(project.read(".vagga/app/4"), "1\n");
 }
 
+const STAMPED: &str = "
+containers:
+  base: {setup: [!Tar {url: ./base.tar.gz}, !Sh cat /work/stamp > /base-stamp]}
+  app:
+    setup:
+    - !Container base
+    - !Sh cat /work/stamp > /stamp
+    - !Sh cat /stamp > /last
+";
+
+/// What the user has forced away doesn't come back with the next change.
+pub(crate) fn a_forced_build_is_what_later_ones_go_on_from(project: &Project) {
+    let stamps = || {
+        project
+            .sh("cd .vagga/app; cat base-stamp stamp last")
+            .good()
+    };
+    let layers = || project.names(".vagga/.layers/layers").len();
+    let change = |text: &str| {
+        project.write("vagga.yaml", &STAMPED.replace("cat /stamp > /last", text));
+    };
+    let cached = &["--cache-each-step"][..];
+    let by_force = &["--cache-each-step", "--force"][..];
+    project.write("vagga.yaml", STAMPED);
+    project.pack_base();
+    project.write("stamp", "A\n");
+    project.build(cached, "app").good();
+    assert_eq!(stamps(), "A\nA\nA\n");
+    let before = layers();
+
+    project.write("stamp", "B\n");
+    project.build(by_force, "app").good();
+    assert_eq!(stamps(), "A\nB\nB\n");
+    assert_eq!(layers(), before, "the former ones have gone");
+    change("(cat /stamp; echo 1) > /last");
+    let built = project.build(cached, "app");
+    assert!(built.err.contains("/stamp: from the cache"), "{built:?}");
+    built.good();
+    assert_eq!(stamps(), "A\nB\nB\n1\n");
+
+    // One that fails is gone on with where it failed, too.
+    project.write("stamp", "C\n");
+    change("false");
+    project
+        .build(by_force, "app")
+        .code
+        .filter(|code| *code == 2)
+        .unwrap();
+    change("(cat /stamp; echo 2) > /last");
+    project.write("stamp", "D\n");
+    project.build(cached, "app").good();
+    assert_eq!(stamps(), "A\nC\nC\n2\n");
+
+    // Without layers for each step, the old ones are forced away all the same.
+    project.build(&["--force"], "app").good();
+    assert_eq!(stamps(), "A\nD\nD\n2\n");
+    project.write("stamp", "E\n");
+    change("(cat /stamp; echo 3) > /last");
+    project.build(cached, "app").good();
+    assert_eq!(stamps(), "A\nE\nE\n3\n");
+
+    // And what lies on a base that was forced isn't taken with another one below it.
+    project.build(by_force, "base").good();
+    change("(cat /stamp; echo 4) > /last");
+    project.build(cached, "app").good();
+    assert_eq!(stamps(), "E\nE\nE\n4\n");
+    project.nothing_is_left();
+}
+
+/// Layers that a run or another container is made of stay as they are.
+pub(crate) fn a_forced_build_takes_no_layer_from_others(project: &Project) {
+    let two = STAMPED.replace("    - !Sh cat /stamp > /last", "")
+        + "  other:
+    setup:
+    - !Container base
+    - !Sh cat /work/stamp > /stamp
+    - !Sh cat /stamp > /last
+";
+    project.write("vagga.yaml", &two);
+    project.pack_base();
+    project.write("stamp", "A\n");
+    let options = &["--cache-each-step", "--layered"][..];
+    // They have their first steps in common.
+    for name in ["app", "other"] {
+        project.build(options, name).good();
+    }
+    let script = "touch /work/ready; while ! test -e /work/go; do sleep 0.05; done; cat /stamp";
+    let live = project.start(&["-W"], script);
+    eventually("it runs", || project.exists("ready"));
+    project.write("stamp", "B\n");
+    for name in ["app", "other"] {
+        project
+            .build(&["--cache-each-step", "--layered", "--force"], name)
+            .good();
+        if name == "app" {
+            let words = [
+                "_run",
+                "--overlay",
+                project.means,
+                "other",
+                "cat",
+                "/stamp",
+                "/last",
+            ];
+            assert_eq!(project.vagga(&words).good(), "A\nA\n");
+        }
+    }
+    project.write("go", "");
+    let out = live.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "A\n", "{out:?}");
+    assert_eq!(project.run(&["-W"], "cat /stamp").good(), "B\n");
+    project.vagga(&["_clean", "--unused", "--layers"]).good();
+    assert_eq!(project.run(&["-W"], "cat /stamp").good(), "B\n");
+    project.nothing_is_left();
+}
+
 pub(crate) fn a_built_container_has_vagga_s_layout(project: &Project) {
     project.write("vagga.yaml", FAILING);
     project.write("ok", "");

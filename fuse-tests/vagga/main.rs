@@ -35,6 +35,7 @@ modules! {
     build:
         every_kind_of_step, a_step_as_somebody_else_or_without_a_network,
         a_failed_build_goes_on_where_it_failed, a_changed_step_runs_again,
+        a_forced_build_is_what_later_ones_go_on_from, a_forced_build_takes_no_layer_from_others,
         a_built_container_has_vagga_s_layout, a_killed_build_leaves_nothing,
         builds_killed_at_any_moment_leave_nothing, two_builds_at_once,
         a_shell_in_the_failed_state;

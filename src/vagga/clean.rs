@@ -123,6 +123,20 @@ pub fn clean_layers(
     cache(project)?.remove_unneeded(&|| layers_of_containers(project), at_least, removal)
 }
 
+/// Removes those of `former` that no container is made of and nobody uses, nor what lies on them.
+pub(super) fn forget_layers(project: &Project, former: &[Digest]) -> Result<()> {
+    let cache = cache(project)?;
+    let needed = || {
+        let mut roots = layers_of_containers(project)?;
+        let all = cache.layers()?.into_iter().map(|layer| layer.digest);
+        roots.extend(all.filter(|digest| !former.contains(digest)));
+        Ok(roots)
+    };
+    let removed = cache.remove_unneeded(&needed, Duration::ZERO, steps::Removal::Real)?;
+    log::info!("{} layers of former builds have gone", removed.len());
+    Ok(())
+}
+
 /// The topmost layers of all containers that are made of layers.
 pub(super) fn layers_of_containers(project: &Project) -> Result<Vec<Digest>> {
     let dir = project.storage().join(".roots");
@@ -232,6 +246,7 @@ mod tests {
                 digest: String::new(),
                 layered: true,
                 base: base.map(str::to_owned),
+                forced: None,
             },
             stays,
         };

@@ -216,6 +216,11 @@ impl Root {
         self.marker.as_ref()?.base.as_deref()
     }
 
+    /// See [`Marker::forced`].
+    pub(super) fn forced(&self) -> Option<&str> {
+        self.marker.as_ref()?.forced.as_deref()
+    }
+
     /// A text that another build of it has not.
     pub(super) fn identity(&self) -> Result<String> {
         let tree = self.tree();

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::unistd::Pid;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
@@ -14,7 +13,7 @@ use super::plan::Plan;
 use crate::error::Context;
 use crate::steps::{Stack, StepCache};
 use crate::sys::Errno;
-use crate::vagga::clean::layers_of_containers;
+use crate::vagga::clean::forget_layers;
 use crate::vagga::marker::{self, Marker};
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
@@ -45,6 +44,7 @@ pub(super) fn commit(
     stack: &Stack,
     options: BuildOptions,
     below: Option<&Root>,
+    forced: Option<&str>,
 ) -> Result<()> {
     let roots = project.storage().join(".roots");
     fs::create_dir_all(&roots).map_err(failed(&roots))?;
@@ -57,7 +57,7 @@ pub(super) fn commit(
     ));
     remove(&temporary)?;
     fs::create_dir(&temporary).map_err(failed(&temporary))?;
-    let outcome = fill(&temporary, &cache, stack, options.layered, below)
+    let outcome = fill(&temporary, &cache, stack, options.layered, below, forced)
         .map(|()| marker::set_stamp(&temporary, project.read_at()))
         .and_then(|()| swap(&temporary, &roots.join(plan.root_name())));
     if outcome.is_err() {
@@ -107,6 +107,7 @@ fn fill(
     stack: &Stack,
     layered: bool,
     below: Option<&Root>,
+    forced: Option<&str>,
 ) -> Result<()> {
     let tree = dir.join("root");
     if layered {
@@ -135,6 +136,7 @@ fn fill(
             base: below
                 .filter(|_| layered)
                 .map(|root| root.name().to_string_lossy().into_owned()),
+            forced: forced.map(str::to_owned),
         },
     )
 }
@@ -184,17 +186,8 @@ fn remove(path: &Path) -> Result<()> {
 /// Removes the layer of a build that doesn't cache: everything of it is in the plain directory. One
 /// that a container is made of stays, as do those of other builds.
 fn forget(project: &Project, stack: &Stack) -> Result<()> {
-    let cache = super::cache(project)?;
     let ours: Vec<_> = stack.layers().iter().map(|layer| layer.0).collect();
-    let needed = || {
-        let mut needed = layers_of_containers(project)?;
-        let all = cache.layers()?.into_iter().map(|layer| layer.digest);
-        needed.extend(all.filter(|digest| !ours.contains(digest)));
-        Ok(needed)
-    };
-    cache
-        .remove_unneeded(&needed, Duration::ZERO, crate::steps::Removal::Real)
-        .map(drop)
+    forget_layers(project, &ours)
 }
 
 /// Makes `.vagga/NAME` lead to this version.

@@ -8,6 +8,7 @@ mod copy;
 mod elsewhere;
 mod files;
 mod filter;
+mod forced;
 mod janitor;
 mod outdated;
 mod perform;
@@ -36,7 +37,8 @@ use crate::{Error, Result};
 /// How a container is to be built.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BuildOptions {
-    /// Build it although it is built already; no layer is taken from the cache.
+    /// Build it although it is built already; no layer is taken from the cache, and those that
+    /// are there aren't taken later, either.
     pub force: bool,
     /// A layer for each step, kept for the next build.
     pub cache_each_step: bool,

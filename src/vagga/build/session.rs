@@ -8,13 +8,14 @@ use super::action::Action;
 use super::janitor::Janitor;
 use super::perform::{Fetched, Site};
 use super::plan::{Base, Context, Plan, Planned};
-use super::{BuildOptions, StepState, archive, cache, commit};
+use super::{BuildOptions, StepState, archive, cache, commit, forced};
 use crate::container::{Standing, enter};
 use crate::error::Context as _;
 use crate::flatten::{Flatten, Meter, Owner};
 use crate::format::XattrNamespace;
 use crate::steps::{Begun, Digest, Stack, Step, StepCache, Work};
-use crate::sys::{process, random};
+use crate::sys::process;
+use crate::vagga::clean::forget_layers;
 use crate::vagga::lowers::Lowers;
 use crate::vagga::project::{Project, Root};
 use crate::{Error, Result};
@@ -28,7 +29,16 @@ pub(super) struct Session<'p> {
     fetched: Fetched,
     /// Locked, so that it isn't removed meanwhile.
     base: Option<Root>,
-    salt: Option<[u8; 16]>,
+    /// What the steps depend on after a build by force, see [`forced`].
+    salt: Option<String>,
+    /// In a build by force: the container's new text, and the salt of the builds before.
+    force: Option<Force>,
+}
+
+#[derive(Debug)]
+struct Force {
+    text: String,
+    former: Option<String>,
 }
 
 /// Steps that make one layer together.
@@ -61,10 +71,10 @@ impl<'p> Session<'p> {
         let mut session = Self::prepare_to_look(project, plan, options)?;
         session.fetched = fetched;
         if fresh {
-            let mut salt = [0; 16];
-            random::fill(&mut salt)
-                .map_err(|errno| Error::system("finding random numbers").errno(errno))?;
-            session.salt = Some(salt);
+            let text = forced::fresh()?;
+            let salt = forced::all(Some(&text), session.base.as_ref());
+            let former = std::mem::replace(&mut session.salt, salt);
+            session.force = Some(Force { text, former });
         }
         Ok(session)
     }
@@ -79,13 +89,16 @@ impl<'p> Session<'p> {
             Base::Ours(base) => project.root(&base.root_name()),
             Base::Vaggas { name, .. } => project.built(name),
         });
+        let base = base.transpose()?;
+        let own = forced::read(project, &plan.name)?;
         Ok(Self {
             project,
             plan,
             options,
             fetched: Fetched::new(),
-            base: base.transpose()?,
-            salt: None,
+            salt: forced::all(own.as_deref(), base.as_ref()),
+            base,
+            force: None,
         })
     }
 
@@ -106,8 +119,12 @@ impl<'p> Session<'p> {
 
     fn build(&self) -> Result<()> {
         let cache = cache(self.project)?.backend(self.options.backend);
-        let (mut stack, _lowers) = self.bottom(&cache)?;
-        for group in self.groups() {
+        if let Some(force) = &self.force {
+            forced::write(self.project, &self.plan.name, &force.text)?;
+        }
+        let salt = self.salt.as_deref();
+        let (mut stack, _lowers) = self.bottom(&cache, salt)?;
+        for group in self.groups(salt, self.options.cache_each_step) {
             stack = match cache.begin(&stack, &group.step)? {
                 Begun::Hit(stack) => {
                     say(&group.title, "from the cache");
@@ -126,7 +143,13 @@ impl<'p> Session<'p> {
             &stack,
             self.options,
             self.below(),
+            salt,
         )?;
+        if let Some(force) = &self.force
+            && let Err(error) = self.forget(force.former.as_deref())
+        {
+            log::warn!("{error}");
+        }
         if let Some(base) = &self.base {
             base.touch();
         }
@@ -136,10 +159,11 @@ impl<'p> Session<'p> {
     /// What each group's layer is.
     pub(super) fn states(&self) -> Result<Vec<StepState>> {
         let cache = cache(self.project)?;
-        let (stack, _lowers) = self.bottom(&cache)?;
+        let salt = self.salt.as_deref();
+        let (stack, _lowers) = self.bottom(&cache, salt)?;
         let mut stack = Some(stack);
         let mut states = Vec::new();
-        for group in self.groups() {
+        for group in self.groups(salt, self.options.cache_each_step) {
             stack = match &stack {
                 Some(below) => cache.find(below, &group.step)?,
                 None => None,
@@ -156,16 +180,36 @@ impl<'p> Session<'p> {
         Ok(states)
     }
 
+    /// Removes the layers of the builds before, which no build finds any more.
+    fn forget(&self, former: Option<&str>) -> Result<()> {
+        let mut layers = Vec::new();
+        {
+            let cache = cache(self.project)?;
+            for each_step in [true, false] {
+                let (mut stack, _lowers) = self.bottom(&cache, former)?;
+                for group in self.groups(former, each_step) {
+                    match cache.find(&stack, &group.step)? {
+                        Some(above) => stack = above,
+                        None => break,
+                    }
+                    layers.push(stack.digest());
+                }
+            }
+            // Now they aren't held any more.
+        }
+        forget_layers(self.project, &layers)
+    }
+
     /// The base, where it lies below the layers.
     fn below(&self) -> Option<&Root> {
         self.base.as_ref().filter(|_| self.overlays())
     }
 
     /// What the first layer lies on.
-    fn bottom(&self, cache: &StepCache) -> Result<(Stack, Option<Lowers>)> {
+    fn bottom(&self, cache: &StepCache, salt: Option<&str>) -> Result<(Stack, Option<Lowers>)> {
         let mut seed = self.plan.seed;
-        if let Some(salt) = &self.salt {
-            seed = seed.then(salt);
+        if let Some(salt) = salt {
+            seed = seed.then(salt.as_bytes());
         }
         let Some(root) = self.below() else {
             return Ok((Stack::empty(seed), None));
@@ -188,10 +232,10 @@ impl<'p> Session<'p> {
         self.plan.base.as_ref().map_or(self.plan.seed, Base::digest)
     }
 
-    fn groups(&self) -> Vec<Group<'p>> {
+    fn groups(&self, salt: Option<&str>, each_step: bool) -> Vec<Group<'p>> {
         let steps = self.plan.steps.as_slice();
         let mut groups: Vec<(String, &'p [Planned], bool)> = Vec::new();
-        if self.options.cache_each_step {
+        if each_step {
             for step in steps {
                 let title = format!("{} {}", step.number, step.written.title);
                 groups.push((title, std::slice::from_ref(step), false));
@@ -218,9 +262,7 @@ impl<'p> Session<'p> {
                 if ends {
                     bytes.extend(&self.plan.finish.bytes);
                 }
-                if let Some(salt) = &self.salt {
-                    bytes.extend(salt);
-                }
+                bytes.extend(salt.unwrap_or_default().as_bytes());
                 Group {
                     step: Step::new(&title, bytes),
                     title,
