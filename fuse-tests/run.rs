@@ -2,6 +2,9 @@
 //! as root on FUSE, and as a plain user with what `auto` chooses. Names are `WAY::MODULE::CASE`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
+#[allow(dead_code)] // each test binary uses its part
+#[path = "common/refuse.rs"]
+mod refuse;
 #[path = "run/ways.rs"]
 mod ways;
 
@@ -19,7 +22,7 @@ modules! {
     ending = "run/ending.rs":
         the_exit_code_is_the_command_s, a_signal_is_passed_on, what_can_t_be_started,
         sigterm_reaches_the_command, what_is_left_running_ends_with_the_command,
-        a_killed_run_leaves_nothing;
+        a_killed_run_leaves_nothing, a_run_killed_early_leaves_nothing;
     input = "run/input.rs":
         bad_input_is_one_line_and_code_2, streams_and_descriptors_are_passed_untouched,
         environment_and_directory, the_default_command_is_the_shell;

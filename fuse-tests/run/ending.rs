@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Read;
 
 use nix::sys::signal::Signal;
+use seccompiler::SeccompAction;
 
-use crate::ways::{Way, eventually, processes_about, signal};
+use crate::refuse::under_filter;
+use crate::ways::{Way, eventually, finish, processes_about, signal, skip};
 
 pub(crate) fn the_exit_code_is_the_command_s(way: &Way) {
     for code in [0, 1, 2, 77, 255] {
@@ -82,4 +84,20 @@ pub(crate) fn a_killed_run_leaves_nothing(way: &Way) {
         processes_about(&way.home.to_string_lossy()).is_empty() && processes_about(&sleep).is_empty()
     });
     assert!(!fs::exists("/made").unwrap());
+}
+
+/// Before it has begun to use its directory: it is killed when it looks whether the file system
+/// takes attributes.
+pub(crate) fn a_run_killed_early_leaves_nothing(way: &Way) {
+    if !way.is_root {
+        skip("a filter takes newuidmap's privilege");
+    }
+    let calls = [(libc::SYS_fsetxattr, Vec::new())];
+    let ran = under_filter(calls, SeccompAction::KillProcess, || {
+        finish(way.command(&[]).args(["--", "true"]))
+    });
+    assert_eq!(ran.signal, Some(Signal::SIGSYS as i32), "{ran:?}");
+    eventually("its directory is removed", || {
+        fs::read_dir(way.scratch()).unwrap().next().is_none()
+    });
 }
