@@ -493,6 +493,7 @@ fn chown_to_nobody_by_somebody_else_drops_nothing(t: &Tree) {
     // EPERM on the kernel's overlay; FUSE has no word for it.
     let _ = as_user(1234, 1234, || chown(&path, None, None));
     assert_eq!(stat(t.at("a")).mode() & 0o7777, 0o4755);
+    assert!(!t.upper("a").exists());
 }
 
 /// What FUSE remembers may be older than the last write; whoever asks for the truth gets it.

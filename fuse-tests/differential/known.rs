@@ -236,7 +236,7 @@ const KNOWN: &[Known] = &[
         applies: |met| {
             let first = match met.step.op {
                 // access(2) never gets to us, nor flags of a rename that we haven't.
-                Op::Access { .. } => met.overfall.result.is_ok(),
+                Op::Access { .. } => matches!(met.overfall.result, Ok(_) | Err(libc::EACCES)),
                 // An ACL that isn't there.
                 Op::Removexattr { name, .. } if name.starts_with("system.") => {
                     met.overfall.result.is_ok()

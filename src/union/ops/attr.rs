@@ -55,8 +55,14 @@ impl Union {
             return Err(Fault::merged("truncating", Errno::INVAL));
         }
         self.may_set(&node, change)?;
-        self.copy_up(&node, change.size.map_or(Data::Later, Data::UpTo))?;
         let has_privileges = !matches!(node.kind, FileKind::Directory | FileKind::Symlink);
+        if *change == SetAttr::default() && has_privileges {
+            let shown = self.getattr(id)?;
+            if is_for_others_to_kill(&shown, caller) {
+                return Ok(shown);
+            }
+        }
+        self.copy_up(&node, change.size.map_or(Data::Later, Data::UpTo))?;
         if *change == SetAttr::default() && has_privileges {
             self.kill_privileges(&node, caller)?;
         }
@@ -99,7 +105,7 @@ impl Union {
         }
     }
 
-    /// What a request to change nothing means: the kernel has found that privileges must go off the
+    /// What a request to change nothing means, but for [`is_for_others_to_kill`]: the kernel has found that privileges must go off the
     /// file that the caller writes to, allocates in or gives to its own owner again, and leaves it
     /// to us. The last is not for everybody, and the others drop privileges themselves: so it is
     /// done for the owner and root alone. For root's write to a file with capabilities (the kernel
@@ -151,15 +157,9 @@ impl Union {
         gid: u32,
     ) -> Outcome<()> {
         let shown = self.in_place(node, |spot, _| Ok(Some(self.attr_of(node, spot, stat))))?;
-        let perm = shown.perm;
-        let mut left = perm & !SETUID;
-        if perm & GROUP_EXEC != 0 || shown.gid != gid {
-            left &= !SETGID;
-        }
-        if left == perm {
-            Ok(())
-        } else {
-            self.chmod(node, left)
+        match without_privileges(&shown, gid) {
+            left if left == shown.perm => Ok(()),
+            left => self.chmod(node, left),
         }
     }
 
@@ -260,6 +260,22 @@ impl Union {
             frsize: stat.f_frsize as u32,
         })
     }
+}
+
+/// The permissions of a file without setuid, and without setgid where the group may execute or isn't `gid`.
+fn without_privileges(shown: &Attr, gid: u32) -> u16 {
+    let mut left = shown.perm & !SETUID;
+    if shown.perm & GROUP_EXEC != 0 || shown.gid != gid {
+        left &= !SETGID;
+    }
+    left
+}
+
+/// Whether a request to change nothing comes from a stranger who either has no right to it (chown(2) to nobody: the
+/// kernel's overlay refuses it, which can't be told here) or drops privileges by what follows, a write.
+fn is_for_others_to_kill(shown: &Attr, caller: Caller) -> bool {
+    let is_stranger = lacks_fsetid(caller) && caller.uid != shown.uid;
+    is_stranger && without_privileges(shown, caller.gid) != shown.perm
 }
 
 /// FUSE says of a write alone whether the caller lacks `CAP_FSETID`. Elsewhere: who isn't root
