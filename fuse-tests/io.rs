@@ -32,6 +32,7 @@ cases! {
     fallocate_on_a_lower_file,
     copy_range_between_layers,
     copy_range_in_one_file,
+    copy_range_between_file_systems,
     copy_range_of_less_than_blocks_by_direct_descriptors: Limit::Fuse("other file systems want whole blocks"),
     reflinks,
     file_over_four_gigabytes,
@@ -346,6 +347,19 @@ fn copy_range_in_one_file(t: &Tree) {
     let (mut from, mut to) = (0, 20);
     assert_eq!(copy_file_range(&file, Some(&mut from), &file, Some(&mut to), 5).unwrap(), 5);
     assert_eq!(t.read("f"), format!("0123456789{}01234", "\0".repeat(10)));
+}
+
+fn copy_range_between_file_systems(t: &Tree) {
+    t.lower(&["f=content"]);
+    t.upper_on_a_disk_of("2m");
+    t.mount();
+    let (from, to) = (File::open(t.at("f")).unwrap(), File::create(t.at("new")).unwrap());
+    let copied = copy_file_range(&from, None, &to, None, 7);
+    match t.carrier() {
+        Carrier::Kernel => assert_eq!(copied, Err(rustix::io::Errno::XDEV)),
+        // The kernel's part of FUSE goes on by itself.
+        Carrier::Fuse => assert_eq!((copied, t.read("new")), (Ok(7), "content".to_owned())),
+    }
 }
 
 fn copy_range_of_less_than_blocks_by_direct_descriptors(t: &Tree) {

@@ -251,6 +251,14 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
+        why: "where two file systems are in it, the FUSE client does copy_file_range(2) by itself",
+        then: Then::End,
+        applies: |met| {
+            let copies = matches!(met.step.op, Op::CopyRange { .. });
+            copies && met.kernel_fails(&[libc::EXDEV]) && met.overfall.result.is_ok()
+        },
+    },
+    Known {
         why: "what another user makes doesn't inherit inode flags of its directory",
         then: Then::GoOn,
         applies: |met| match (&met.step.op, &met.kernel.result, &met.overfall.result) {

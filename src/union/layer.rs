@@ -461,9 +461,13 @@ impl RealDir {
         opened.map_err(fault)
     }
 
-    /// Has it opened again when it is next needed: more may be allowed now.
-    pub(crate) fn close(&self) {
-        self.ground.descriptors.remove(self.slot);
+    /// Has it opened again when it is next needed, where it was opened without the right to read: that may
+    /// be allowed now.
+    pub(crate) fn reopen_to_read(&self) {
+        let known = self.ground.descriptors.get(self.slot);
+        if known.is_some_and(|file| file.access() == Access::Path) {
+            self.ground.descriptors.remove(self.slot);
+        }
     }
 
     /// Says that the directory is now `name` in `parent`.

@@ -191,7 +191,7 @@ impl Union {
                 .alone(|| spot.chmod(self.owners.perm_on_disk(shown.kind, perm)))
                 .map_err(|errno| spot.fault("chmod", errno))?;
             if let Some(upper) = node.dir.as_ref().and_then(|dir| dir.upper.get()) {
-                upper.close();
+                upper.reopen_to_read();
             }
             if self.owners.only_records(shown.kind) || self.record_at(spot, stat).is_some() {
                 shown.perm = perm;
