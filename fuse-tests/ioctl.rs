@@ -7,6 +7,7 @@ use std::process::Command;
 
 use rustix::fs::{IFlags, RenameFlags, ioctl_getflags, ioctl_setflags};
 
+use crate::common::mmap::Mapping;
 use crate::common::{Carrier, Limit, Tree, cases, fails, open_rw, skip, stat, xattr_get, xattr_set};
 
 const ROOT: Limit = Limit::Root("append-only and immutable need CAP_LINUX_IMMUTABLE");
@@ -22,6 +23,7 @@ cases! {
     lsattr_and_chattr,
     append_only: ROOT,
     append_only_new_file: ROOT,
+    append_only_and_mapped: ROOT,
     immutable: ROOT,
     append_only_and_immutable_directories: ROOT,
     protection_is_kept_beside_the_object: ROOT,
@@ -171,6 +173,28 @@ fn append_only_new_file(t: &Tree) {
     t.mount();
     t.write("f", "F");
     check_append_only(t);
+}
+
+fn append_only_and_mapped(t: &Tree) {
+    t.mount();
+    t.write("f", "F");
+    let file = open_rw(t.at("f"));
+    let before = flags(t, "f");
+    set(t, "f", before | IFlags::APPEND).unwrap();
+    let mapped = Mapping::try_new(&file, 1, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let synced = mapped.map(|mapped| {
+        mapped.write(b"X");
+        mapped.try_sync().map_err(|error| error.raw_os_error())
+    });
+    set(t, "f", before).unwrap();
+    match t.carrier() {
+        Carrier::Kernel => fails(synced, libc::EACCES),
+        // Nobody is asked about a mapping, but about what it writes.
+        Carrier::Fuse => assert_eq!(synced.unwrap(), Err(Some(libc::EPERM))),
+    }
+    drop(file);
+    t.remount();
+    assert_eq!(t.read("f"), "F");
 }
 
 fn check_append_only(t: &Tree) {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // mmap(2) is called, and its memory read
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 
 /// The first bytes of a file, mapped.
@@ -13,6 +14,16 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// Maps `length` bytes with the flags `MAP_SHARED` or `MAP_PRIVATE`.
     pub(crate) fn new(file: &File, length: usize, protection: i32, flags: i32) -> Self {
+        Self::try_new(file, length, protection, flags).expect("mmap")
+    }
+
+    /// As [`Mapping::new`], which may be refused.
+    pub(crate) fn try_new(
+        file: &File,
+        length: usize,
+        protection: i32,
+        flags: i32,
+    ) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice; nothing else refers to it.
         let address = unsafe {
             libc::mmap(
@@ -24,13 +35,10 @@ impl Mapping {
                 0,
             )
         };
-        assert_ne!(
-            address,
-            libc::MAP_FAILED,
-            "mmap: {}",
-            std::io::Error::last_os_error()
-        );
-        Self { address, length }
+        match address {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            address => Ok(Self { address, length }),
+        }
     }
 
     /// A copy of what is mapped now.
@@ -53,9 +61,16 @@ impl Mapping {
 
     /// msync(2) with `MS_SYNC`.
     pub(crate) fn sync(&self) {
+        self.try_sync().expect("msync");
+    }
+
+    /// As [`Mapping::sync`], which may fail.
+    pub(crate) fn try_sync(&self) -> io::Result<()> {
         // SAFETY: the range is the mapping's own.
-        let result = unsafe { libc::msync(self.address, self.length, libc::MS_SYNC) };
-        assert_eq!(result, 0, "msync: {}", std::io::Error::last_os_error());
+        match unsafe { libc::msync(self.address, self.length, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 

@@ -166,16 +166,25 @@ pub(crate) fn forgive_marks(kernel: &mut Tree, overfall: &mut Tree, power: Power
         if !ours.lines.contains(&opaque) {
             theirs.lines.retain(|line| *line != opaque);
         }
+        as_absolute(&mut theirs.lines, path, redirect.as_str());
+        as_absolute(&mut ours.lines, path, redirect.as_str());
         // It leads to where the directory is anyway.
-        let to_itself = [
-            format!("{redirect}=/{}", shown(path)),
-            format!(
-                "{redirect}={}",
-                shown(Path::new(path.file_name().unwrap_or_default()))
-            ),
-        ];
+        let to_itself = format!("{redirect}=/{}", shown(path));
         if !ours.lines.iter().any(|line| line.starts_with(&redirect)) {
-            theirs.lines.retain(|line| !to_itself.contains(line));
+            theirs.lines.retain(|line| *line != to_itself);
+        }
+    }
+}
+
+/// Brings a redirect to another name in the same directory to the form of a path.
+fn as_absolute(lines: &mut [String], path: &Path, redirect: &str) {
+    let parent = path.parent().map(shown).filter(|parent| !parent.is_empty());
+    let prefix = parent.map_or_else(|| "/".to_owned(), |parent| format!("/{parent}/"));
+    for line in lines {
+        if let Some(name) = line.strip_prefix(&format!("{redirect}="))
+            && !name.starts_with('/')
+        {
+            *line = format!("{redirect}={prefix}{name}");
         }
     }
 }

@@ -213,7 +213,14 @@ impl Hands {
                     result => result?,
                 }
                 if self.custom.metacopy {
-                    rustix::fs::ftruncate(&held.fd, stat.st_size as u64)?;
+                    match rustix::fs::ftruncate(&held.fd, stat.st_size as u64) {
+                        // An append-only file takes room for what it has.
+                        Err(rustix::io::Errno::PERM) if held.flags & libc::O_APPEND != 0 => {
+                            let mode = rustix::fs::FallocateFlags::KEEP_SIZE;
+                            rustix::fs::fallocate(&held.fd, mode, 0, 1)?;
+                        }
+                        result => result?,
+                    }
                     self.touch(slot)?;
                 }
             }

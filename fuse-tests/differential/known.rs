@@ -34,6 +34,8 @@
 //!   than the file; in overfall it has the same. Numbers aren't compared after that.
 //! - A rename that fails may leave an `opaque` mark, or a `redirect` to where it is, on a directory that needs
 //!   none; overfall marks only what it moves.
+//! - A redirect in the same directory is a path instead of a name in the kernel's overlay after a rename to elsewhere that
+//!   failed, and in overfall for a copy of a metadata copy whose data has several names. Both lead to the same.
 //! - Without privilege, a link made to a copied-up file has permission bits of its own in the kernel's memory: a
 //!   setuid set by one name doesn't fall at a truncate by the other. A case has one or the other.
 //! - The kernel takes the `impure` mark off a directory when it lists it and finds nothing that was
@@ -248,6 +250,14 @@ const KNOWN: &[Known] = &[
                 ),
             };
             met.protects && met.kernel_fails(&[libc::EPERM]) && first
+        },
+    },
+    Known {
+        why: "what became append-only while it was open isn't mapped to be written in the kernel's overlay; FUSE asks nobody",
+        then: Then::End,
+        applies: |met| {
+            let maps = matches!(met.step.op, Op::Map { .. });
+            met.protects && maps && met.kernel_fails(&[libc::EACCES]) && met.overfall.result.is_ok()
         },
     },
     Known {
