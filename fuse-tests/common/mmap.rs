@@ -1,5 +1,5 @@
 //! A mapped file: the one thing that the safe crates don't offer.
-#![allow(unsafe_code)] // mmap(2) is called, and its memory read
+#![allow(unsafe_code, clippy::expect_used)] // mmap(2) is called, and its memory read; a test fails by panicking
 
 use std::fs::File;
 use std::io;
