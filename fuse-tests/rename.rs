@@ -19,6 +19,7 @@ cases! {
     merged_directory_is_refused,
     upper_directory,
     upper_directory_into_a_merged_one_becomes_opaque,
+    upper_directory_into_a_merged_one_keeps_its_time,
     upper_directory_over_a_whiteout_becomes_opaque,
     directory_over_an_empty_directory,
     directory_over_a_directory_with_only_whiteouts,
@@ -147,6 +148,17 @@ fn upper_directory_into_a_merged_one_becomes_opaque(t: &Tree) {
     fs::create_dir(t.at("d")).unwrap();
     mv(t, "d", "m/d").unwrap();
     assert_eq!(t.upper_sketch(), ["m/", "m/d/!"]);
+}
+
+fn upper_directory_into_a_merged_one_keeps_its_time(t: &Tree) {
+    t.lower(&["d/f=F"]);
+    t.mount();
+    fs::create_dir(t.at("new")).unwrap();
+    crate::common::set_times(&t.at("new"), (5, 0), (1, 0)).unwrap();
+    fs::rename(t.at("new"), t.at("d/new")).unwrap();
+    assert_eq!(stat(t.at("d/new")).mtime(), 1);
+    t.remount();
+    assert_eq!(stat(t.at("d/new")).mtime(), 1);
 }
 
 fn upper_directory_over_a_whiteout_becomes_opaque(t: &Tree) {

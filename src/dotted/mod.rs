@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, openat, readlinkat, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, fstat, openat, readlinkat, statat, symlinkat,
+    unlinkat, utimensat,
 };
 
 use crate::format::XattrNamespace;
@@ -159,8 +160,19 @@ pub(crate) fn unhide(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
 /// Makes the directory `name` in `dir` hide all that is below it.
 pub(crate) fn make_opaque(dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = openat(dir, name, flags, Mode::empty())?;
-    make(inner.as_fd(), OPAQUE).map(|_| ())
+    let inner = openat(&dir, name, flags, Mode::empty())?;
+    let before = fstat(&inner)?;
+    if make(inner.as_fd(), OPAQUE)? == Made::New {
+        // An attribute, which this stands for, leaves the directory's times alone.
+        let restored = utimensat(&dir, name, &times_of(&before), AtFlags::SYMLINK_NOFOLLOW);
+        if let Err(errno) = restored {
+            log::debug!(
+                "{}: the time of an opaque directory: {errno}",
+                name.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn make(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Made, Errno> {
