@@ -6,8 +6,9 @@ use std::process::Command;
 
 use rustix::fs::XattrFlags;
 
+use crate::common::mmap::Mapping;
 use crate::common::{
-    Limit, Tree, as_user, cases, chmod, fails, open_rw, skip, stat, xattr_get, xattr_names,
+    Carrier, Limit, Tree, as_user, cases, chmod, fails, open_rw, skip, stat, xattr_get, xattr_names,
     xattr_remove, xattr_set, xattr_set_flags,
 };
 
@@ -31,6 +32,7 @@ cases! {
     name_without_a_namespace,
     trusted_names: Limit::Root("trusted attributes need CAP_SYS_ADMIN on the machine"),
     capability_is_copied_and_dropped_by_a_write: Limit::Root("needs CAP_SETFCAP on the machine"),
+    capability_and_a_mapped_write: Limit::Root("needs CAP_SETFCAP on the machine"),
     acl_is_kept_over_a_copy_up,
     acl_changes_the_mode,
     chmod_changes_the_acl,
@@ -292,6 +294,21 @@ fn acl_file(t: &Tree, uid: u32) {
         skip("the layers' file system has no POSIX ACLs");
     }
     t.mount();
+}
+
+fn capability_and_a_mapped_write(t: &Tree) {
+    const CAPABILITY: &str = "security.capability";
+    t.lower(&["f=F"]);
+    t.mount();
+    let file = open_rw(t.at("f"));
+    let mapping = Mapping::new(&file, 1, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let value = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    xattr_set(t.at("f"), CAPABILITY, &value).unwrap();
+    mapping.write(b"X");
+    mapping.sync();
+    // The server writes what was mapped, and any write takes them off.
+    let left = xattr_get(t.at("f"), CAPABILITY).is_some();
+    assert_eq!(left, t.carrier() == Carrier::Kernel);
 }
 
 fn acl_is_kept_over_a_copy_up(t: &Tree) {

@@ -17,6 +17,8 @@
 //!   copy-up shows old data in the kernel's overlay and new data in overfall.
 //! - In a user namespace, a write through a mapping takes setuid and setgid off: what the kernel
 //!   writes back comes from our server, which isn't the machine's root. A case has one or the other.
+//! - A write through a mapping takes capabilities off in overfall, whose server then writes, and not in the kernel's
+//!   overlay. A case has one or the other.
 //! - Root's write to a file with capabilities takes setuid and setgid off with them: FUSE doesn't
 //!   tell it from chown(2) to nobody. A case has one or the other.
 //! - Of the caller's groups FUSE tells the first alone: who isn't in the file's group by that one loses its
