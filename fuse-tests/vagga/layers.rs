@@ -108,6 +108,24 @@ pub(crate) fn what_lies_below_can_t_be_cleaned(project: &Project) {
     project.nothing_is_left();
 }
 
+/// The version is the same, and what is in it isn't.
+pub(crate) fn another_base_below_is_noticed(project: &Project) {
+    if project.means == "copy" {
+        skip("a copy lies on nothing");
+    }
+    project.write("vagga.yaml", THREE);
+    project.pack_base();
+    project.build(&[], "base").good();
+    project.build(&["--layered"], "app").good();
+    project.build(&["--force"], "base").good();
+    let refused = project.run(&[], "cat /app /base");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.err.contains("was built again since"), "{refused:?}");
+    project.build(&["--layered"], "app").good();
+    assert_eq!(project.run(&[], "cat /app /base").good(), "OLD\nOLD\n");
+    project.nothing_is_left();
+}
+
 const BESIDE: &str = "
 containers:
   base: {}

@@ -41,7 +41,7 @@ modules! {
         a_shell_in_the_failed_state;
     database: a_database_is_started_twice_at_once;
     layers:
-        a_container_on_another_copies_nothing, the_setting_overlay_is_followed, what_lies_below_can_t_be_cleaned,
+        a_container_on_another_copies_nothing, the_setting_overlay_is_followed, what_lies_below_can_t_be_cleaned, another_base_below_is_noticed,
         layers_in_volumes, a_configuration_in_a_container, a_build_leaves_another_s_layers_alone,
         layers_are_shown_outside, a_plain_container_is_shown_elsewhere,
         the_last_build_s_layers_are_told, nobody_writes_through_a_flattened_tree;

@@ -246,6 +246,7 @@ mod tests {
                 digest: String::new(),
                 layered: true,
                 base: base.map(str::to_owned),
+                base_made: None,
                 forced: None,
             },
             stays,

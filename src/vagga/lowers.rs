@@ -31,6 +31,12 @@ impl Lowers {
             _held: None,
             _base: root.base().map(|name| project.root(name)).transpose()?,
         };
+        if !root.lies_on_its_base(project) {
+            return Err(Error::usage("looking for the layers of a container")
+                .at(root.dir())
+                .because("the container below them was built again since")
+                .remedy("build this one again, too"));
+        }
         let cache = cache(project)?;
         let stack = cache.stack(top)?.ok_or_else(|| lowers.gone(root))?;
         let held = cache.hold(&stack)?;

@@ -17,6 +17,9 @@ pub(super) struct Marker {
     pub(super) layered: bool,
     /// The container whose `root` lies below the layers: NAME.VERSION.
     pub(super) base: Option<String>,
+    /// Which build of that, where it is a plain tree; see [`Root::made`](super::project::Root).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base_made: Option<String>,
     /// What tells its layers from those before it, or one that it begins with, was built by force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) forced: Option<String>,

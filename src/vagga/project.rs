@@ -216,6 +216,17 @@ impl Root {
         self.marker.as_ref()?.base.as_deref()
     }
 
+    /// Whether what lies below its layers is what they were made on: a build by force replaces it.
+    pub(super) fn lies_on_its_base(&self, project: &Project) -> bool {
+        let marker = self.marker.as_ref();
+        let made = marker.and_then(|marker| marker.base_made.as_ref());
+        let (Some(base), Some(made)) = (self.base(), made) else {
+            return true;
+        };
+        let now = project.root(base).and_then(|base| base.made());
+        now.is_ok_and(|now| now == *made)
+    }
+
     /// See [`Marker::forced`].
     pub(super) fn forced(&self) -> Option<&str> {
         self.marker.as_ref()?.forced.as_deref()

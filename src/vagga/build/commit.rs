@@ -33,7 +33,7 @@ pub(super) fn is_there(project: &Project, plan: &Plan, layered: Option<bool>) ->
         return Ok(false);
     };
     let same_form = layered.is_none_or(|layered| root.layers().is_some() == layered);
-    Ok(root.is_ours() && same_form && *root.maps() == plan.maps)
+    Ok(root.is_ours() && same_form && *root.maps() == plan.maps && root.lies_on_its_base(project))
 }
 
 /// Puts it into `.vagga/.roots`. The process is in the container's namespaces.
@@ -110,6 +110,7 @@ fn fill(
     forced: Option<&str>,
 ) -> Result<()> {
     let tree = dir.join("root");
+    let below = below.filter(|_| layered);
     if layered {
         // Where `_mount` shows the tree.
         fs::create_dir(&tree).map_err(failed(&tree))?;
@@ -133,9 +134,12 @@ fn fill(
         &Marker {
             digest: stack.digest().to_string(),
             layered,
-            base: below
-                .filter(|_| layered)
-                .map(|root| root.name().to_string_lossy().into_owned()),
+            base: below.map(|root| root.name().to_string_lossy().into_owned()),
+            // Layers are what they are called by.
+            base_made: below
+                .filter(|root| root.layers().is_none())
+                .map(Root::made)
+                .transpose()?,
             forced: forced.map(str::to_owned),
         },
     )
