@@ -17,7 +17,8 @@ pub(crate) fn the_exit_code_is_the_command_s(way: &Way) {
 }
 
 pub(crate) fn a_signal_is_passed_on(way: &Way) {
-    for wanted in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGINT] {
+    let signals = [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGINT];
+    for wanted in signals.into_iter().filter(|signal| !is_ignored(*signal)) {
         let ran = way.sh(&format!("kill -{} $$", wanted as i32));
         assert_eq!(ran.signal, Some(wanted as i32), "{ran:?}");
     }
@@ -45,6 +46,9 @@ pub(crate) fn what_can_t_be_started(way: &Way) {
 pub(crate) fn sigterm_reaches_the_command(way: &Way) {
     let ready = way.plant_dir("ready");
     for (handled, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGHUP, "HUP")] {
+        if is_ignored(handled) {
+            continue;
+        }
         let script = format!("trap 'echo got; exit 5' {name}; rmdir {ready}; while :; do sleep 0.02; done");
         let mut child = way.start(&["--bind", &way.home.to_string_lossy()], &script);
         eventually("the command runs", || !fs::exists(&ready).unwrap());
@@ -55,6 +59,18 @@ pub(crate) fn sigterm_reaches_the_command(way: &Way) {
         assert_eq!(out, "got\n");
         way.plant_dir("ready");
     }
+}
+
+/// Under nohup(1), for one, or in the background of a shell: then no shell can trap it, either.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    let ignored = mask & 1 << (signal as i32 - 1) != 0;
+    if ignored {
+        eprintln!("{signal} is ignored here");
+    }
+    ignored
 }
 
 pub(crate) fn what_is_left_running_ends_with_the_command(way: &Way) {
